@@ -1,0 +1,123 @@
+"""What an attack is: a function from clean images to integer perturbations."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from pst_fast.data.types import ImageSet
+from pst_fast.errors import InputError
+from pst_fast.registry import Registry
+
+
+@dataclass(frozen=True)
+class CraftTask:
+    """One perturbation to make.
+
+    Attributes:
+        data: The clean training images.
+        epsilon: Budget in the attack's norm on [0,1] images, or None for the paper's.
+        preset: ``paper``: the paper's settings; ``fast``: fewer steps.
+        model: Name of the surrogate network (see ``pst_fast.models``), where the attack needs one.
+        width: Width of that network.
+        seed: Everything random follows from it.
+        device: Where to compute.
+        folder: Working folder. What an attack leaves there it finds again after a kill.
+        progress: Called with (fraction done in [0,1], a few words).
+        facts: What the attack wants to be found in the bank's manifest (JSON values): rounds, errors reached.
+    """
+
+    data: ImageSet
+    epsilon: float | None
+    preset: Literal["paper", "fast"]
+    model: str
+    width: int
+    seed: int
+    device: torch.device
+    folder: Path
+    progress: Callable[[float, str], None] = field(default=lambda fraction, words: None)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Attack:
+    """Base of all attacks. A subclass is one file; it registers itself with ``@ATTACKS.register(name)``.
+
+    Attributes:
+        paper: Short reference, for the help and the documents.
+        norm: ``linf``, ``l2`` or ``pixels``.
+        epsilon: The paper's budget in that norm on [0,1] images (pixels: a count).
+        class_conditional: Whether ``craft`` returns one perturbation a class, not one a sample.
+        uses_model: Whether it trains the task's surrogate network.
+    """
+
+    paper: ClassVar[str]
+    norm: ClassVar[Literal["linf", "l2", "pixels"]]
+    epsilon: ClassVar[float]
+    class_conditional: ClassVar[bool] = False
+    uses_model: ClassVar[bool] = False
+
+    @classmethod
+    def default_epsilon(cls, height: int, width: int) -> float:
+        """The paper's budget for images of this size; overridden where it grows with the size."""
+        return cls.epsilon
+
+    @classmethod
+    def check_epsilon(cls, epsilon: float) -> None:
+        """Raise InputError unless ``epsilon`` makes sense in this attack's norm at any image size."""
+        if cls.norm == "pixels":
+            if not (math.isfinite(epsilon) and epsilon >= 1 and epsilon == int(epsilon)):
+                raise InputError(f"epsilon counts pixels: expected a whole number from 1 on, got {epsilon}")
+        elif cls.norm == "linf":
+            if not 0 < epsilon <= 1:
+                raise InputError(
+                    f"epsilon is measured on [0,1] images: expected more than 0 and at most 1, got {epsilon} "
+                    "(for eight steps of the 255, write 8/255)"
+                )
+            if round(epsilon * 255, 6) < 1:
+                raise InputError(
+                    f"epsilon is below one step of an 8-bit image: expected at least 1/255, got {epsilon}"
+                )
+        elif not (math.isfinite(epsilon) and epsilon > 0):
+            raise InputError(f"epsilon is an L2 norm on [0,1] images: expected more than 0, got {epsilon}")
+
+    @classmethod
+    def resolve_epsilon(cls, epsilon: float | None, height: int, width: int) -> float:
+        """The budget to use on images of this size: ``epsilon``, or the paper's for None.
+
+        Raises:
+            InputError: It is out of the norm's range.
+        """
+        if epsilon is None:
+            return cls.default_epsilon(height, width)
+        cls.check_epsilon(epsilon)
+        if cls.norm == "l2" and epsilon > math.sqrt(3 * height * width):
+            raise InputError(
+                f"epsilon is an L2 norm on [0,1] images of {height}x{width}: expected at most "
+                f"{math.sqrt(3 * height * width):.4g}, got {epsilon}"
+            )
+        if cls.norm == "pixels" and epsilon > height * width:
+            raise InputError(
+                f"epsilon counts pixels: expected at most the {height * width} of a "
+                f"{height}x{width} image, got {epsilon}"
+            )
+        return float(epsilon)
+
+    def craft(self, task: CraftTask) -> np.ndarray:
+        """Make the perturbations.
+
+        Returns:
+            Integers in units of 1/255, int8 or (where they do not fit) int16: [N,H,W,3], row i for row i
+            of ``task.data``; [num_classes,H,W,3] if ``class_conditional``. Adding them to the uint8
+            images and clamping to [0,255] gives the poisoned images.
+
+        Raises:
+            InputError: The task's budget is out of range.
+        """
+        raise NotImplementedError
+
+
+ATTACKS: Registry[type[Attack]] = Registry("attack", "pst_fast.attacks")

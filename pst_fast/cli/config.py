@@ -1,0 +1,289 @@
+"""What a run is asked for: the flags, and the plan that they resolve to."""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import torch
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+from pst_fast.cli.recipes import recipe_of
+from pst_fast.errors import InputError
+from pst_fast.train.settings import TrainSettings
+
+T = TypeVar("T")
+
+NO_ATTACK = "none"
+"""Stands for the clean data where the name of an attack is expected."""
+
+
+Names = Annotated[
+    tuple[str, ...],
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="A,B,...",
+        instance_from_str=lambda words: tuple(part.strip() for part in words[0].split(",") if part.strip()),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(value)],
+    ),
+]
+
+
+def _by_dataset(metavar: str) -> Any:
+    """A flag whose default is in the data set's recipe."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="(default: by data set, see above)")
+
+
+def _open(metavar: str, otherwise: str) -> Any:
+    """A flag that may be left open; ``otherwise`` says what happens then."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {otherwise})")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The flags; one that is None takes its value from the data set's recipe (``pst_fast.cli.recipes``)."""
+
+    dataset: Annotated[str, tyro.conf.arg(metavar="NAME")] = "demo"
+    """Data set to poison and to learn."""
+    data_dir: Annotated[Path | None, _open("FOLDER", "none; the demo needs none")] = None
+    """Folder of the data set."""
+    attacks: Annotated[Names | None, _by_dataset("NAME,NAME")] = None
+    """Attacks, comma-separated; "none" stands for the clean data."""
+    defenses: Annotated[Names | None, _by_dataset("NAME,NAME")] = None
+    """Defenses, comma-separated; "erm" is plain training."""
+    seeds: Annotated[Names, tyro.conf.arg(metavar="N,N")] = ("0",)
+    """Seeds, comma-separated; each one repeats the attack and every training run."""
+    out: Annotated[Path | None, _open("FOLDER", "runs/DATASET")] = None
+    """Folder for everything the run writes. The same command goes on where it was stopped."""
+
+    num_classes: Annotated[int | None, _open("N", "all")] = None
+    """Take the first so many classes."""
+    train_per_class: Annotated[int | None, _open("N", "all")] = None
+    """Take so many training images a class (a seeded draw)."""
+    test_per_class: Annotated[int | None, _open("N", "all")] = None
+    """Take so many test images a class (a seeded draw)."""
+    image_size: Annotated[int | None, _open("PIXELS", "the data set's own")] = None
+    """Side of the stored images."""
+    data_seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Seed of the subset's draw."""
+
+    epsilon: Annotated[str | None, _open("E", "each paper's")] = None
+    """Budget of the attacks on [0,1] images, such as 8/255 or 0.03."""
+    preset: Annotated[Literal["fast", "paper"] | None, _by_dataset("fast|paper")] = None
+    """How much work goes into an attack: the paper's settings, or fewer steps."""
+    surrogate: Annotated[str | None, _open("NAME", "--model")] = None
+    """Network that attacks are crafted on."""
+    surrogate_width: Annotated[int | None, _open("N", "--width")] = None
+    """Channels of the surrogate's first stage."""
+
+    model: Annotated[str | None, _by_dataset("NAME")] = None
+    """Network to train."""
+    width: Annotated[int | None, _by_dataset("N")] = None
+    """Channels of the network's first stage (64: the standard ResNet)."""
+    epochs: Annotated[int | None, _by_dataset("N")] = None
+    """Passes over the training set."""
+    batch_size: Annotated[int | None, _by_dataset("N")] = None
+    """Images a step."""
+    learning_rate: Annotated[float | None, _by_dataset("X")] = None
+    """Peak of the cosine schedule (SGD, Nesterov momentum .9)."""
+    weight_decay: Annotated[float | None, _by_dataset("X")] = None
+    """Weight decay of SGD."""
+    warmup_epochs: Annotated[float | None, _by_dataset("X")] = None
+    """Epochs of linear warm-up."""
+    label_smoothing: Annotated[float | None, _by_dataset("X")] = None
+    """Label smoothing of the cross-entropy."""
+    amp: Literal["auto", "on", "off"] = "auto"
+    """bf16 autocast; auto: where the hardware computes in bf16."""
+    compile: bool = False
+    """Run the network through torch.compile."""
+    loader: Literal["auto", "device", "ffcv", "torch"] = "auto"
+    """How batches are read; auto: from the device's memory where the set fits, else with FFCV."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto: CUDA where there is a device."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run with nothing left open: every name is known, every number in range.
+
+    Attributes:
+        train: Settings that all training runs share; each run puts in its own defense and seed.
+        epsilon: Budget on [0,1] images in the attacks' norm, or None for each paper's.
+        The others are as in :class:`RunConfig`.
+    """
+
+    dataset: str
+    data_dir: Path | None
+    image_size: int | None
+    num_classes: int | None
+    train_per_class: int | None
+    test_per_class: int | None
+    data_seed: int
+    attacks: tuple[str, ...]
+    defenses: tuple[str, ...]
+    seeds: tuple[int, ...]
+    epsilon: float | None
+    preset: Literal["fast", "paper"]
+    surrogate: str
+    surrogate_width: int
+    train: TrainSettings
+    loader: Literal["auto", "device", "ffcv", "torch"]
+    device: torch.device
+    out: Path
+
+
+def resolve(config: RunConfig) -> Plan:
+    """Fill the open flags from the data set's recipe, and check everything that can be checked beforehand.
+
+    Raises:
+        InputError: An unknown name, a number out of range, a device that is not there.
+    """
+    from pst_fast.data.datasets import DATASETS
+    from pst_fast.defenses.base import DEFENSES
+
+    DATASETS[config.dataset]
+    recipe = recipe_of(config.dataset)
+
+    def given(name: str, kind: Callable[..., T]) -> T:
+        value = getattr(config, name)
+        return kind(getattr(recipe, name) if value is None else value)
+
+    attacks, defenses = given("attacks", tuple), given("defenses", tuple)
+    for flag, names in (("--attacks", attacks), ("--defenses", defenses), ("--seeds", config.seeds)):
+        _check_list(flag, names)
+    for name in defenses:
+        DEFENSES[name]
+    epsilon = parse_epsilon(config.epsilon)
+    _check_attacks(attacks, epsilon)
+
+    for flag in ("num_classes", "train_per_class", "test_per_class", "image_size"):
+        if getattr(config, flag) is not None:
+            _at_least(1 if flag != "num_classes" else 2, flag, getattr(config, flag))
+    train = TrainSettings(
+        defense="erm",
+        model=given("model", str),
+        width=_at_least(1, "width", given("width", int)),
+        epochs=_at_least(1, "epochs", given("epochs", int)),
+        batch_size=_at_least(2, "batch_size", given("batch_size", int)),
+        learning_rate=_in_range("learning_rate", given("learning_rate", float), above=0.0),
+        weight_decay=_in_range("weight_decay", given("weight_decay", float)),
+        warmup_epochs=_in_range("warmup_epochs", given("warmup_epochs", float)),
+        label_smoothing=_in_range("label_smoothing", given("label_smoothing", float), below=1.0),
+        amp=config.amp,
+        compile=config.compile,
+    )
+    surrogate = train.model if config.surrogate is None else config.surrogate
+    surrogate_width = train.width if config.surrogate_width is None else config.surrogate_width
+    _at_least(1, "surrogate_width", surrogate_width)
+    _check_model(train.model, train.width)
+    _check_model(surrogate, surrogate_width)
+    return Plan(
+        dataset=config.dataset,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        num_classes=config.num_classes,
+        train_per_class=config.train_per_class,
+        test_per_class=config.test_per_class,
+        data_seed=_at_least(0, "data_seed", config.data_seed),
+        attacks=attacks,
+        defenses=defenses,
+        seeds=tuple(_seed(word) for word in config.seeds),
+        epsilon=epsilon,
+        preset="fast" if given("preset", str) == "fast" else "paper",
+        surrogate=surrogate,
+        surrogate_width=surrogate_width,
+        train=train,
+        loader=config.loader,
+        device=_device(config.device),
+        out=Path("runs") / config.dataset if config.out is None else config.out,
+    )
+
+
+def settings_of(plan: Plan) -> dict[str, object]:
+    """The plan as JSON values, for results.json."""
+    settings = dataclasses.asdict(plan)
+    train = settings.pop("train")
+    for name in ("defense", "seed"):
+        del train[name]
+    for name in ("data_dir", "out", "device"):
+        settings[name] = None if settings[name] is None else str(settings[name])
+    return settings | train
+
+
+def parse_epsilon(text: str | None) -> float | None:
+    """A budget as people write it: ``0.03``, ``8/255``.
+
+    Raises:
+        InputError: Not a number or a fraction.
+    """
+    if text is None:
+        return None
+    numerator, slash, denominator = text.partition("/")
+    try:
+        return float(numerator) / (float(denominator) if slash else 1.0)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(
+            f"--epsilon {text!r}: expected a number such as 0.03 or a fraction such as 8/255"
+        ) from None
+
+
+def _check_attacks(names: tuple[str, ...], epsilon: float | None) -> None:
+    from pst_fast.attacks.base import ATTACKS
+
+    norms = {name: ATTACKS[name].norm for name in names if name != NO_ATTACK}
+    if epsilon is None:
+        return
+    if len(set(norms.values())) > 1:
+        pairs = ", ".join(f"{name}: {norm}" for name, norm in norms.items())
+        raise InputError(f"--epsilon cannot serve attacks of different norms ({pairs}): run them apart")
+    for name in norms:
+        ATTACKS[name].check_epsilon(epsilon)
+
+
+def _check_model(name: str, width: int) -> None:
+    from pst_fast.models import create_model
+
+    with torch.device("meta"):
+        create_model(name, num_classes=2, width=width)
+
+
+def _check_list(flag: str, names: tuple[str, ...]) -> None:
+    if not names:
+        raise InputError(f"{flag}: expected at least one entry, got none")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"{flag}: {twice[0]} is given twice, expected each entry once")
+
+
+def _seed(word: str) -> int:
+    if not (word.isascii() and word.isdigit()) or int(word) >= 2**31:
+        raise InputError(f"--seeds: expected whole numbers from 0 to {2**31 - 1}, got {word!r}")
+    return int(word)
+
+
+def _at_least(least: int, name: str, value: int) -> int:
+    if value < least:
+        raise InputError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
+    return value
+
+
+def _in_range(name: str, value: float, above: float | None = None, below: float = math.inf) -> float:
+    """``value``, which must be finite, more than ``above`` (or not negative), and less than ``below``."""
+    if (value >= 0 if above is None else value > above) and value < below:
+        return value
+    least = "at least 0" if above is None else f"more than {above:g}"
+    most = "" if below == math.inf else f" and less than {below:g}"
+    raise InputError(f"--{name.replace('_', '-')} {value:g}: expected {least}{most}")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch finds no CUDA device here; expected one, or --device cpu")
+    return torch.device(name)

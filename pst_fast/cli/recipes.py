@@ -1,0 +1,57 @@
+"""What a data set is trained with where the command line leaves it open."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Defaults of one data set; the fields are the flags of ``pst_fast.cli.config.RunConfig``."""
+
+    model: str
+    width: int
+    epochs: int
+    attacks: tuple[str, ...] = ("lsp", "em")
+    defenses: tuple[str, ...] = ("erm", "pst")
+    preset: Literal["fast", "paper"] = "paper"
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.0
+
+
+_CIFAR = Recipe(model="resnet18", width=64, epochs=30)
+_RECIPES = {
+    "demo": Recipe(model="resnet10", width=16, epochs=8, attacks=("lsp",), preset="fast"),
+    "cifar10": _CIFAR,
+    "cifar100": _CIFAR,
+}
+_TRAINING = ("batch_size", "learning_rate", "weight_decay", "warmup_epochs", "label_smoothing")
+_GENERAL = Recipe(model="resnet18", width=64, epochs=60)
+
+
+def recipe_of(dataset: str) -> Recipe:
+    """The recipe of a data set; one that is not in the table has the general one (ImageNet-like folders)."""
+    return _RECIPES.get(dataset, _GENERAL)
+
+
+def describe_recipes() -> str:
+    """The recipes in words, for the help."""
+    names: dict[Recipe, list[str]] = {}
+    for name, recipe in _RECIPES.items():
+        names.setdefault(recipe, []).append(name)
+    lines = [f"{', '.join(some)}: {_describe(recipe)}" for recipe, some in names.items()]
+    common = ", ".join(_training(_GENERAL, name) for name in _TRAINING)
+    return "; ".join([*lines, f"all others: {_describe(_GENERAL)}", f"unless said otherwise {common}"])
+
+
+def _describe(recipe: Recipe) -> str:
+    own = [f"{recipe.model} of width {recipe.width}", f"{recipe.epochs} epochs"]
+    own += [f"attacks {','.join(recipe.attacks)} ({recipe.preset})", f"defenses {','.join(recipe.defenses)}"]
+    own += [_training(recipe, name) for name in _TRAINING if getattr(recipe, name) != getattr(_GENERAL, name)]
+    return ", ".join(own)
+
+
+def _training(recipe: Recipe, name: str) -> str:
+    return f"{name.replace('_', ' ')} {getattr(recipe, name):g}"

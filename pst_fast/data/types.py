@@ -1,0 +1,61 @@
+"""What flows between the stages: sets of images, and batches of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one size in memory.
+
+    Attributes:
+        images: uint8 [N, H, W, 3].
+        labels: int64 [N], in ``range(len(classes))``.
+        index: int64 [N], each sample's position in the data set it was taken from (dataset order).
+        classes: The classes' names, by label.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass
+class Batch:
+    """What a loader yields.
+
+    Attributes:
+        images: uint8 [B, H, W, 3].
+        labels: int64 [B].
+        index: int64 [B], as in :class:`ImageSet`.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    index: torch.Tensor
+
+
+class Loader(Protocol):
+    """Batches of one ``.beton`` file. All kinds give the same order for the same seed and epoch."""
+
+    num_samples: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch; a batch is valid until the next one is asked for."""
+
+
+def epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:
+    """The order, int64 [N], in which a shuffling loader visits its samples."""
+    return np.random.default_rng((seed, epoch)).permutation(num_samples)

@@ -1,0 +1,130 @@
+"""Stages that are built once: one output folder each, with a manifest that says what made it.
+
+A stage works in ``<output>.partial`` and is renamed to ``<output>`` when it is whole. A stage that was
+killed finds its own files again, provided that it is asked for the same thing; one that is complete and
+matches what is asked for is not built again.
+"""
+
+import json
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pst_fast.files import sha256, write_json
+
+MANIFEST = "manifest.json"
+_REQUEST = "request.json"
+
+
+def build_stage(
+    output: Path,
+    kind: str,
+    parameters: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    build: Callable[[Path], Mapping[str, Any] | None],
+) -> Path:
+    """Return ``output``, built by ``build`` unless it is there already and made from the same things.
+
+    Args:
+        output: Folder of the stage.
+        kind: Name of the stage ("prepare", "craft", ...).
+        parameters: Everything (JSON values) that changes the result, the seed among it.
+        inputs: Name -> folder of an earlier stage; its manifest's hashes enter the key.
+        build: Called with the working folder; fills it, and returns facts for the manifest
+            (measured budget, device, ...), which later readers find under ``"facts"``.
+    """
+    request = {
+        "kind": kind,
+        "parameters": json.loads(json.dumps(parameters)),
+        "inputs": {name: read_manifest(folder)["outputs"] for name, folder in inputs.items()},
+    }
+    if (output / MANIFEST).is_file() and _matches(output, request):
+        return output
+    partial = output.with_name(output.name + ".partial")
+    if _read(partial / _REQUEST) != request:
+        shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True, exist_ok=True)
+    write_json(partial / _REQUEST, request)
+    started = time.perf_counter()
+    try:
+        facts = build(partial)
+    except BaseException:
+        if [path.name for path in partial.iterdir()] == [_REQUEST]:
+            shutil.rmtree(partial)
+        raise
+    (partial / _REQUEST).unlink()
+    outputs = {
+        path.relative_to(partial).as_posix(): sha256(path)
+        for path in sorted(partial.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = {
+        **request,
+        "outputs": outputs,
+        "facts": dict(facts or {}),
+        "seconds": time.perf_counter() - started,
+        "environment": environment(),
+    }
+    write_json(partial / MANIFEST, manifest)
+    if output.exists():
+        shutil.rmtree(output)
+    partial.rename(output)
+    return output
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished stage."""
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def _matches(output: Path, request: Mapping[str, Any]) -> bool:
+    manifest = _read(output / MANIFEST)
+    return (
+        manifest is not None
+        and all(manifest.get(key) == value for key, value in request.items())
+        and all((output / name).is_file() for name in manifest["outputs"])
+    )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Versions, revision and devices that a figure depends on."""
+    import numpy
+    import torch
+
+    import pst_fast
+
+    return {
+        "pst_fast": pst_fast.__version__,
+        "revision": _revision(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "cpu_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _revision() -> str | None:
+    folder = Path(__file__).parent
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=folder, capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip()

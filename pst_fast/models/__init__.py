@@ -1,0 +1,50 @@
+"""Networks by name: slim ResNets from here, everything else from timm or torchvision on demand."""
+
+from torch import nn
+
+from pst_fast.errors import InputError
+from pst_fast.models.resnet import ResNet
+
+_RESNETS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+
+
+def list_models() -> list[str]:
+    """Names of the networks that live here; ``timm:NAME`` and ``torchvision:NAME`` name those elsewhere."""
+    return sorted(_RESNETS)
+
+
+def create_model(name: str, *, num_classes: int, width: int = 64, image_size: int = 32) -> nn.Module:
+    """Build a network with fresh weights.
+
+    Args:
+        name: One of :func:`list_models`, ``timm:NAME`` or ``torchvision:NAME``.
+        num_classes: Outputs.
+        width: Channels of the first stage; only the networks that live here have a choice.
+        image_size: Side of the square input in pixels; decides on the stem.
+
+    Returns:
+        A module from normalised float images [N,3,H,W] to logits [N,num_classes].
+
+    Raises:
+        InputError: No such network, or its package is not installed.
+    """
+    if name in _RESNETS:
+        return ResNet(_RESNETS[name], num_classes, width, image_size)
+    package, _, rest = name.partition(":")
+    if package == "torchvision" and rest:
+        import torchvision.models
+
+        if rest not in torchvision.models.list_models(module=torchvision.models):
+            raise InputError(f"torchvision has no classifier called {rest!r}")
+        return torchvision.models.get_model(rest, weights=None, num_classes=num_classes)
+    if package == "timm" and rest:
+        try:
+            import timm
+        except ImportError as error:
+            raise InputError(f"--model {name} needs timm: pip install timm") from error
+        if rest not in timm.list_models():
+            raise InputError(f"timm has no model called {rest!r}")
+        return timm.create_model(rest, pretrained=False, num_classes=num_classes)
+    raise InputError(
+        f"unknown model {name!r}: expected {', '.join(list_models())}, timm:NAME or torchvision:NAME"
+    )

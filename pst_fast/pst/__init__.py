@@ -1,0 +1,14 @@
+"""The method: the measurement and the schedule. Usable without the rest of the package."""
+
+from pst_fast.pst.acm import ActivationClusterMeasurement, spatial_lda
+from pst_fast.pst.schedule import ProgressiveStagedTraining, StageEvent
+from pst_fast.pst.stages import Stage, find_stages
+
+__all__ = [
+    "ActivationClusterMeasurement",
+    "ProgressiveStagedTraining",
+    "Stage",
+    "StageEvent",
+    "find_stages",
+    "spatial_lda",
+]

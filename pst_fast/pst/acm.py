@@ -1,0 +1,147 @@
+"""Activation Cluster Measurement (ACM): how far a network is trapped in perturbations, layer by layer.
+
+The paper (arXiv 2306.02064) names the measure and publishes no formula. This is our reading: a spatial
+linear-discriminant ratio of each stage's output on training images. Positions are kept coarsely, because
+*where* on the map activations cluster tells perturbations from content.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from pst_fast import ops
+from pst_fast.pst.stages import Stage, StageNames, find_stages
+
+
+def spatial_lda(pooled: torch.Tensor, labels: torch.Tensor, num_classes: int, components: int = 32) -> float:
+    """Class separation of pooled features.
+
+    The features are centred and reduced to their first principal components; the measure is
+    ``trace((Sw + r I)^-1 Sb) / (num_classes - 1)`` with the within- and between-class covariances Sw and Sb
+    and ``r = 1e-3 mean(diag Sw) + 1e-8``.
+
+    Args:
+        pooled: Features [N,D], floating point.
+        labels: int64 [N].
+        num_classes: K, at least 2.
+        components: Principal components that are kept (fewer where N or D is smaller).
+    """
+    z = _principal_components(pooled.double(), components).float()  # [N, P], centred
+    counts, means, m2 = ops.class_channel_stats(z, labels, num_classes)
+    n = len(z)
+    weighted = means.double() * counts.double().sqrt()[:, None]
+    between = weighted.T @ weighted / n
+    total = z.double().T @ z.double() / n
+    within = total - between
+    ridge = 1e-3 * (m2.double().sum(0) / n).mean() + 1e-8
+    identity = torch.eye(len(within), dtype=within.dtype, device=within.device)
+    ratio = torch.linalg.solve(within + ridge * identity, between)
+    return float(ratio.trace() / (num_classes - 1))
+
+
+def _principal_components(features: torch.Tensor, components: int) -> torch.Tensor:
+    """Centred features [N,D] in the basis of their leading components [N,P], from the smaller Gram matrix."""
+    centred = features - features.mean(0)
+    n, d = centred.shape
+    keep = min(components, n - 1, d)
+    if d <= n:
+        _, vectors = torch.linalg.eigh(centred.T @ centred)
+        return centred @ vectors[:, -keep:]
+    values, vectors = torch.linalg.eigh(centred @ centred.T)
+    return vectors[:, -keep:] * values[-keep:].clamp(min=0).sqrt()
+
+
+class ActivationClusterMeasurement:
+    """ACM of every stage of a network on a fixed set of probe images.
+
+    Args:
+        model: Any network; it is measured in eval mode and given back in the mode it was in.
+        images: Probe images [N,3,H,W] as the model takes them. Take them from the training set: neither
+            clean images nor test images are needed.
+        labels: int64 [N], their (training) labels.
+        stages: Stage name -> submodule name(s), shallow first; found by depth if None.
+        grid: The output of a stage is averaged over ``grid`` x ``grid`` cells.
+        components: Principal components of the pooled features that are kept.
+        batch_size: Images a forward pass.
+        measure: ``(pooled [N,D], labels [N], num_classes) -> float``, another definition of the measure.
+
+    Calling it returns ``{stage name: value}``, shallow first. For 10 classes and 700 probes, values around
+    .2-.4 are a fresh network's; a trap shows as values above 1 in shallow stages.
+
+    Raises:
+        ValueError: Fewer than two classes, sizes that do not match, or a stage whose output has no
+            channels ([N,C], [N,C,H,W] and tokens [N,T,C] do).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        stages: StageNames | None = None,
+        grid: int = 4,
+        components: int = 32,
+        batch_size: int = 350,
+        measure: Callable[[torch.Tensor, torch.Tensor, int], float] | None = None,
+    ) -> None:
+        if len(images) != len(labels):
+            raise ValueError(f"images and labels differ in length: {len(images)} and {len(labels)}")
+        self.stages: list[Stage] = find_stages(model, stages)
+        self.model = model
+        self.images = images
+        self.classes, self.labels = labels.unique(return_inverse=True)
+        if len(self.classes) < 2:
+            raise ValueError("labels: ACM needs probe images of at least two classes")
+        self.grid = grid
+        self.batch_size = batch_size
+        self._measure = measure or (lambda pooled, y, k: spatial_lda(pooled, y, k, components))
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor | None = None) -> dict[str, float]:
+        """Measure; ``images`` [N,3,H,W] stands in for the probes (the same images under another view)."""
+        images = self.images if images is None else images
+        pooled: dict[str, list[torch.Tensor]] = {stage.name: [] for stage in self.stages}
+        with _evaluating(self.model), self._collecting(pooled):
+            for start in range(0, len(images), self.batch_size):
+                self.model(images[start : start + self.batch_size])
+        labels = self.labels.to(images.device)
+        return {
+            name: self._measure(torch.cat(parts), labels, len(self.classes)) for name, parts in pooled.items()
+        }
+
+    @contextmanager
+    def _collecting(self, pooled: dict[str, list[torch.Tensor]]) -> Iterator[None]:
+        def hook(name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
+            return lambda module, inputs, output: pooled[name].append(_pool(output, self.grid, name))
+
+        handles = [s.output(self.model).register_forward_hook(hook(s.name)) for s in self.stages]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _pool(output: torch.Tensor, grid: int, name: str) -> torch.Tensor:
+    if not isinstance(output, torch.Tensor) or output.dim() not in (2, 3, 4):
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ValueError(f"stage {name!r}: expected an output [N,C], [N,T,C] or [N,C,H,W], got {shape}")
+    if output.dim() == 2:
+        return ops.grid_pool(output, 1)
+    if output.dim() == 3:
+        output = output.transpose(1, 2).unsqueeze(2)  # tokens as a map of height 1: positions stay in order
+    return ops.grid_pool(output.contiguous() if output.shape[2] == 1 else output, grid)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,244 @@
+"""One optimisation: a network, a loader, a defense; read it from top to bottom."""
+
+import io
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pst_fast.data.types import Batch, Loader
+from pst_fast.defenses.base import Defense, Event
+from pst_fast.errors import InputError
+from pst_fast.files import replacing
+from pst_fast.models import create_model
+from pst_fast.pst import ActivationClusterMeasurement
+from pst_fast.train.augmentation import normalise
+from pst_fast.train.metrics import MetricsLog
+from pst_fast.train.settings import TrainSettings
+
+Progress = Callable[[float, str], None]
+
+
+class Fit:
+    """Trains one network for a number of epochs; after a kill it goes on from the last whole epoch.
+
+    Args:
+        name: Prefix of the files it leaves in ``folder``: ``<name>.ckpt`` and, in ``rows``, the metrics.
+        defense: What differs from plain training.
+        loader: Training batches.
+        test_loader: Test batches, for the accuracy after each epoch (nothing else looks at it), or None.
+        probe: Fixed training images (uint8 [P,H,W,3]) on which ACM is measured, and their labels.
+        num_classes: Outputs of the network.
+        settings: The run's settings; ``epochs`` overrides theirs.
+        device: Where to train.
+        folder: Where checkpoints and metrics go.
+        progress: Called with (fraction done, a few words).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        defense: Defense,
+        loader: Loader,
+        test_loader: Loader | None,
+        probe: Batch,
+        num_classes: int,
+        settings: TrainSettings,
+        epochs: int,
+        device: torch.device,
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        self.name = name
+        self.defense = defense
+        self.loader = loader
+        self.test_loader = test_loader
+        self.settings = settings
+        self.epochs = epochs
+        self.device = device
+        self.progress = progress
+        self.checkpoint = folder / f"{name}.ckpt"
+        self.log = MetricsLog(folder, name)
+        model = _seeded_model(settings, num_classes, probe.images.shape[1]).to(device)
+        self.model = model.to(memory_format=torch.channels_last)
+        self.forward: Callable[[torch.Tensor], torch.Tensor] = (
+            torch.compile(self.model) if settings.compile else self.model
+        )
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.momentum > 0,
+            fused=True,
+        )
+        self.probe_images = probe.images.to(device)
+        self.acm = ActivationClusterMeasurement(
+            self.model, normalise(self.probe_images), probe.labels.to(device)
+        )
+        self.rows: list[dict[str, Any]] = []
+        self.seconds = {"train": 0.0, "evaluate": 0.0}
+        self.autocast = use_bf16(settings.amp, device)
+        self.augmentation = defense.augmentation()
+        defense.start(self)
+
+    def run(self) -> None:
+        """Train until the last epoch is done."""
+        self._resume()
+        for epoch in range(len(self.rows), self.epochs):
+            seen_events = len(self.defense.events)
+            row = {"epoch": epoch + 1, **self._train_epoch(epoch)}
+            started = time.perf_counter()
+            if self.test_loader:
+                row["test_accuracy"] = self._accuracy(self.test_loader)
+            row["acm"] = self.acm()
+            self.seconds["evaluate"] += time.perf_counter() - started
+            row["levels"] = self.defense.levels()
+            row["events"] = [
+                {**asdict(e), "epoch": e.step / len(self.loader)} for e in self.defense.events[seen_events:]
+            ]
+            self.rows.append(row)
+            self._save()
+            self.log.append(row)
+        self.log.close()
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images by the seconds that training took, evaluation left out."""
+        images = sum(row["images"] for row in self.rows)
+        return images / max(self.seconds["train"], 1e-9)
+
+    def _train_epoch(self, epoch: int) -> dict[str, Any]:
+        self.model.train()
+        started = time.perf_counter()
+        loss_sum = torch.zeros((), device=self.device)
+        correct = torch.zeros((), device=self.device, dtype=torch.int64)
+        images = 0
+        steps = len(self.loader)
+        for number, batch in enumerate(self.loader.epoch(epoch)):
+            step = epoch * steps + number
+            loss, hits = self._step(batch, step)
+            loss_sum += loss * len(batch.labels)
+            correct += hits
+            images += len(batch.labels)
+            self._show(step + 1, images / (time.perf_counter() - started))
+        mean_loss = float(loss_sum) / images  # waits for the device, so that the clock below is honest
+        if not math.isfinite(mean_loss):
+            raise InputError(
+                f"training diverged in epoch {epoch + 1} (its loss is {mean_loss}): "
+                f"lower --learning-rate, which is {self.settings.learning_rate}"
+            )
+        seconds = time.perf_counter() - started
+        self.seconds["train"] += seconds
+        return {
+            "lr": self.learning_rate((epoch + 1) * steps - 1),
+            "images": images,
+            "train_loss": mean_loss,
+            "train_accuracy": int(correct) / images,
+            "seconds": seconds,
+            "images_per_second": images / seconds,
+        }
+
+    def _step(self, batch: Batch, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        settings = self.settings
+        labels = batch.labels.to(self.device, non_blocking=True)
+        viewed = self.defense.view(batch.images, settings.seed, step).to(self.device, non_blocking=True)
+        inputs = self.augmentation(viewed, settings.seed, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        with self._precision():
+            logits = self.forward(inputs)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.defense.after_step()
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine to zero."""
+        total = self.epochs * len(self.loader)
+        warmup = min(self.settings.warmup_epochs * len(self.loader), total / 2)
+        if step < warmup:
+            return self.settings.learning_rate * (step + 1) / warmup
+        done = (step - warmup) / max(1.0, total - warmup)
+        return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+    @torch.no_grad()
+    def _accuracy(self, loader: Loader) -> float:
+        self.model.eval()
+        correct = torch.zeros((), device=self.device, dtype=torch.int64)
+        for batch in loader.epoch(0):
+            inputs = normalise(batch.images.to(self.device, non_blocking=True))
+            with self._precision():
+                logits = self.forward(inputs)
+            correct += (logits.argmax(1) == batch.labels.to(self.device)).sum()
+        return int(correct) / loader.num_samples
+
+    def _precision(self) -> Any:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
+
+    def _show(self, step: int, speed: float) -> None:
+        left = (self.epochs * len(self.loader) - step) * self.loader.batch_size / speed
+        epoch = (step - 1) // len(self.loader) + 1
+        words = (
+            f"epoch {epoch}/{self.epochs}, {speed:,.0f} img/s, {int(left) // 60}:{int(left) % 60:02d} left"
+        )
+        self.progress(step / (self.epochs * len(self.loader)), words)
+
+    def _save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "defense": self.defense.state_dict(),
+            "events": [asdict(event) for event in self.defense.events],
+            "rows": self.rows,
+            "seconds": self.seconds,
+            "rng": torch.get_rng_state(),
+        }
+        # through memory: a full disk is then an OSError, which torch's own writer would hide
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        with replacing(self.checkpoint) as temporary:
+            temporary.write_bytes(stream.getbuffer())
+
+    def _resume(self) -> None:
+        if self.checkpoint.exists():
+            try:
+                state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+                self.model.load_state_dict(state["model"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.defense.load_state_dict(state["defense"])
+            except Exception as error:
+                raise InputError(
+                    f"{self.checkpoint}: expected a checkpoint of {self.settings.model} "
+                    f"(width {self.settings.width}) from this run, which it is not; remove it to start again"
+                ) from error
+            self.defense.events = [Event(**{**e, "stages": tuple(e["stages"])}) for e in state["events"]]
+            self.rows = state["rows"]
+            self.seconds = state["seconds"]
+            torch.set_rng_state(state["rng"].cpu())
+        self.log.restart(self.rows)
+
+
+def use_bf16(amp: str, device: torch.device) -> bool:
+    """Whether to train under bf16 autocast: ``auto`` asks if the device computes in bf16."""
+    if amp != "auto":
+        return amp == "on"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _seeded_model(settings: TrainSettings, num_classes: int, image_size: int) -> nn.Module:
+    torch.manual_seed(settings.seed)
+    return create_model(settings.model, num_classes=num_classes, width=settings.width, image_size=image_size)

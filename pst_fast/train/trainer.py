@@ -1,0 +1,143 @@
+"""From a folder of training images to a folder of results."""
+
+import resource
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pst_fast.data.beton import check_beton, read_beton
+from pst_fast.data.loaders import Kind, make_loader
+from pst_fast.data.types import Batch, Loader
+from pst_fast.defenses.base import DEFENSES
+from pst_fast.files import replacing
+from pst_fast.manifest import build_stage, read_manifest
+from pst_fast.train.loop import Fit, Progress
+from pst_fast.train.settings import TrainSettings
+
+PROBES = 700
+
+
+def train(
+    output: Path,
+    *,
+    train_data: Path,
+    test_data: Path,
+    settings: TrainSettings,
+    device: torch.device,
+    loader: Kind = "auto",
+    progress: Progress | None = None,
+) -> Path:
+    """Train one network with one defense.
+
+    Args:
+        output: Folder to make: ``metrics.jsonl``, ``model.pt``, ``tensorboard/`` and the manifest, whose
+            facts hold the accuracies (in [0,1]; last and best epoch), seconds by phase, images a second,
+            peak memory and the stages by depth.
+        train_data: Folder with ``train.beton``.
+        test_data: Folder with ``test.beton``; it is evaluated after each epoch and steers nothing.
+        settings: What the run depends on.
+        device: Where to train.
+        loader: ``auto``, ``device``, ``ffcv`` or ``torch``.
+        progress: Called with (fraction done, a few words).
+
+    Raises:
+        InputError: Unknown names, a ``.beton`` file of another data set, a checkpoint of another model,
+            divergence.
+    """
+    defense_type = DEFENSES[settings.defense]
+    facts = read_manifest(test_data)["facts"]
+    classes, image_size = len(facts["classes"]), facts["image_size"]
+    for path in (train_data / "train.beton", test_data / "test.beton"):
+        check_beton(path, classes=classes, image_size=image_size)
+    report = progress or (lambda fraction, words: None)
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        _reset_peak_memory(device)
+        batches, test_batches = _loaders(train_data, test_data, settings, device, loader)
+        probe = probes(train_data / "train.beton", settings.seed)
+        defense = defense_type()
+        share = defense.scout_epochs / (defense.scout_epochs + settings.epochs)
+        seconds: dict[str, float] = {}
+        common: dict[str, Any] = {
+            "loader": batches, "probe": probe, "num_classes": classes, "settings": settings,
+            "device": device, "folder": folder,
+        }  # fmt: skip
+        if defense.scout_epochs:
+            scout = Fit(
+                "scout", defense=DEFENSES["erm"](), test_loader=None, epochs=defense.scout_epochs,
+                progress=lambda fraction, words: report(share * fraction, f"scout, {words}"), **common,
+            )  # fmt: skip
+            scout.run()
+            defense.scouted(scout)
+            seconds["scout"] = sum(scout.seconds.values())
+        fit = Fit(
+            "metrics", defense=defense, test_loader=test_batches, epochs=settings.epochs,
+            progress=lambda fraction, words: report(share + (1 - share) * fraction, words), **common,
+        )  # fmt: skip
+        fit.run()
+        with replacing(folder / "model.pt") as temporary:
+            torch.save(fit.model.state_dict(), temporary)
+        for checkpoint in folder.glob("*.ckpt"):
+            checkpoint.unlink()
+        accuracies = [row["test_accuracy"] for row in fit.rows]
+        return {
+            "last_accuracy": accuracies[-1],
+            "best_accuracy": max(accuracies),
+            "seconds": {**seconds, **fit.seconds},
+            "images_per_second": fit.images_per_second,
+            "peak_memory_bytes": _peak_memory(device),
+            "bf16": fit.autocast,
+            "stages": [stage.name for stage in fit.acm.stages],
+            "events": [asdict(event) for event in defense.events],
+            "device": str(device),
+        }
+
+    return build_stage(
+        output, "train", asdict(settings), {"train_data": train_data, "test_data": test_data}, build
+    )
+
+
+def probes(path: Path, seed: int) -> Batch:
+    """Fixed training images on which ACM is measured: at most 700, the same number of every class."""
+    beton = read_beton(path)
+    order = np.random.default_rng((seed, 700)).permutation(len(beton.labels))
+    classes = np.unique(beton.labels)
+    each = max(2, PROBES // len(classes))
+    rows = np.sort(np.concatenate([order[beton.labels[order] == k][:each] for k in classes]))
+    return Batch(
+        torch.from_numpy(beton.gather(rows)),
+        torch.from_numpy(np.asarray(beton.labels[rows])),
+        torch.from_numpy(np.asarray(beton.index[rows])),
+    )
+
+
+def _loaders(
+    train_data: Path, test_data: Path, settings: TrainSettings, device: torch.device, kind: Kind
+) -> tuple[Loader, Loader]:
+    train_path, test_path = train_data / "train.beton", test_data / "test.beton"
+    samples = len(read_beton(train_path).labels)
+    return (
+        make_loader(
+            train_path, batch_size=settings.batch_size, seed=settings.seed, shuffle=True,
+            drop_last=samples >= settings.batch_size, device=device, kind=kind,
+        ),
+        make_loader(
+            test_path, batch_size=512, seed=0, shuffle=False, drop_last=False, device=device, kind=kind,
+        ),
+    )  # fmt: skip
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the device's allocator on CUDA, of the whole process (since its start) elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,56 @@
+"""Stages are found by depth on the common shapes of network, and the classifier is never one."""
+
+import pytest
+import torchvision.models
+from torch import nn
+
+from pst_fast.models import create_model
+from pst_fast.pst import find_stages
+
+
+def names(model: nn.Module) -> list[str]:
+    return [stage.name for stage in find_stages(model)]
+
+
+def test_slim_resnet_has_stem_and_four_layers():
+    model = create_model("resnet10", num_classes=3, width=8)
+    assert names(model) == ["stem", "layer1", "layer2", "layer3", "layer4"]
+
+
+def test_torchvision_resnet_groups_its_stem():
+    stages = find_stages(torchvision.models.resnet18())
+    assert [stage.name for stage in stages] == ["stem", "layer1", "layer2", "layer3", "layer4"]
+    assert stages[0].modules == ("conv1", "bn1", "relu", "maxpool")
+
+
+@pytest.mark.parametrize("name", ["vgg11_bn", "densenet121", "mobilenet_v2", "vit_b_32"])
+def test_other_families_give_at_most_five_stages_in_order_without_the_classifier(name):
+    model = torchvision.models.get_model(name, weights=None)
+    stages = find_stages(model)
+    assert 3 <= len(stages) <= 5
+    order = [n for n, _ in model.named_modules()]
+    outputs = [order.index(stage.modules[-1]) for stage in stages]
+    assert outputs == sorted(outputs)
+    head = {id(p) for p in list(model.parameters())[-2:]}
+    assert not head & {id(p) for stage in stages for p in stage.parameters(model)}
+
+
+def test_plain_sequential():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2),
+    )  # fmt: skip
+    assert [stage.modules for stage in find_stages(model)] == [("0", "1", "2"), ("3", "4")]
+
+
+def test_names_can_be_given_and_are_checked():
+    model = create_model("resnet10", num_classes=3, width=8)
+    stages = find_stages(model, {"early": ["stem", "layer1"], "late": "layer4"})
+    assert [(s.name, s.modules) for s in stages] == [("early", ("stem", "layer1")), ("late", ("layer4",))]
+    with pytest.raises(ValueError, match="no submodule 'layer9'"):
+        find_stages(model, {"early": "layer9"})
+
+
+def test_a_network_without_submodules_is_refused_with_advice():
+    with pytest.raises(ValueError, match="pass stages="):
+        find_stages(nn.Linear(3, 2))
