@@ -19,7 +19,7 @@ def create_model(name: str, *, num_classes: int, width: int = 64, image_size: in
     Args:
         name: One of :func:`list_models`, ``timm:NAME`` or ``torchvision:NAME``.
         num_classes: Outputs.
-        width: Channels of the first stage; only the networks that live here have a choice.
+        width: Channels of the first stage, a multiple of 8; only the networks that live here have a choice.
         image_size: Side of the square input in pixels; decides on the stem.
 
     Returns:
@@ -29,6 +29,9 @@ def create_model(name: str, *, num_classes: int, width: int = 64, image_size: in
         InputError: No such network, or its package is not installed.
     """
     if name in _RESNETS:
+        # narrower channels_last convolutions corrupt the heap in oneDNN as of PyTorch 2.15 (AVX2)
+        if width < 8 or width % 8:
+            raise InputError(f"--width: expected a multiple of 8, got {width}")
         return ResNet(_RESNETS[name], num_classes, width, image_size)
     package, _, rest = name.partition(":")
     if package == "torchvision" and rest:

@@ -60,7 +60,7 @@ def find_stages(model: nn.Module, names: StageNames | None = None) -> list[Stage
     if not blocks:
         raise ValueError(
             f"{type(model).__name__} has no obvious order of depth: "
-            "pass stages={'stem': ['conv1', 'bn1'], 'body': 'layers'} with its submodules' names, shallow first"
+            "pass stages={'stem': ['conv1', 'bn1'], 'body': 'layers'}, shallow first, with its own names"
         )
     if len(blocks) <= _MAX_STAGES:
         return [
