@@ -28,7 +28,7 @@ def spatial_lda(pooled: torch.Tensor, labels: torch.Tensor, num_classes: int, co
         num_classes: K, at least 2.
         components: Principal components that are kept (fewer where N or D is smaller).
     """
-    z = _principal_components(pooled.double(), components).float()  # [N, P], centred
+    z = _principal_components(pooled.float(), components)  # [N, P], centred
     counts, means, m2 = ops.class_channel_stats(z, labels, num_classes)
     n = len(z)
     weighted = means.double() * counts.double().sqrt()[:, None]
@@ -42,15 +42,14 @@ def spatial_lda(pooled: torch.Tensor, labels: torch.Tensor, num_classes: int, co
 
 
 def _principal_components(features: torch.Tensor, components: int) -> torch.Tensor:
-    """Centred features [N,D] in the basis of their leading components [N,P], from the smaller Gram matrix."""
+    """Centred features [N,D] in the basis of their leading components [N,P], by randomised iteration."""
     centred = features - features.mean(0)
-    n, d = centred.shape
-    keep = min(components, n - 1, d)
-    if d <= n:
-        _, vectors = torch.linalg.eigh(centred.T @ centred)
-        return centred @ vectors[:, -keep:]
-    values, vectors = torch.linalg.eigh(centred @ centred.T)
-    return vectors[:, -keep:] * values[-keep:].clamp(min=0).sqrt()
+    keep = min(components, *centred.shape)
+    sketch = min(keep + 16, *centred.shape)
+    with torch.random.fork_rng([features.device] if features.is_cuda else []):
+        torch.manual_seed(0)  # the same directions for the same features
+        _, _, basis = torch.svd_lowrank(centred, q=sketch, niter=3)
+    return centred @ basis[:, :keep]
 
 
 class ActivationClusterMeasurement:

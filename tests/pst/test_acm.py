@@ -34,6 +34,19 @@ def test_shift_and_scale_do_not_change_it_and_more_features_than_samples_work():
     assert spatial_lda(x[:, torch.randperm(100)], y, 4) == pytest.approx(value, rel=1e-3)
 
 
+@pytest.mark.parametrize("dimensions", [50, 300])
+def test_the_randomised_basis_is_as_good_as_the_exact_one(dimensions):
+    """A decaying spectrum, as activations have, with the classes' means among the leading directions."""
+    torch.manual_seed(4)
+    spectrum = torch.arange(1, dimensions + 1) ** -0.5
+    x, y = torch.randn(200, dimensions) * spectrum, torch.arange(200) % 5
+    x += torch.randn(5, dimensions)[y] * spectrum
+    basis = torch.linalg.svd(x - x.mean(0), full_matrices=False)[2][:32].T
+    exact = spatial_lda((x - x.mean(0)) @ basis, y, 5)
+    assert spatial_lda(x, y, 5) == pytest.approx(exact, rel=0.02)
+    assert spatial_lda(x, y, 5) == spatial_lda(x, y, 5)
+
+
 def network() -> nn.Sequential:
     torch.manual_seed(2)
     return nn.Sequential(

@@ -1,0 +1,46 @@
+"""Small image sets and the tasks that perturb them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pst_fast.attacks.base import CraftTask
+from pst_fast.data.types import ImageSet
+
+
+@pytest.fixture
+def image_set() -> Callable[..., ImageSet]:
+    """Random images whose labels are random too; a third of the values is 0 or 255."""
+
+    def make(
+        count: int = 24, height: int = 16, width: int = 16, num_classes: int = 2, seed: int = 0
+    ) -> ImageSet:
+        rng = np.random.default_rng(seed)
+        images = np.clip(rng.integers(-64, 320, (count, height, width, 3)), 0, 255).astype(np.uint8)
+        labels = rng.permutation(np.arange(count) % num_classes)
+        return ImageSet(images, labels, np.arange(count), tuple(f"class {k}" for k in range(num_classes)))
+
+    return make
+
+
+@pytest.fixture
+def make_task(tmp_path: Path) -> Callable[..., CraftTask]:
+    """A task with a tiny network; keywords replace its fields."""
+
+    def make(data: ImageSet, **fields: Any) -> CraftTask:
+        defaults = {
+            "epsilon": None,
+            "preset": "fast",
+            "model": "resnet10",
+            "width": 8,
+            "seed": 0,
+            "device": torch.device("cpu"),
+            "folder": tmp_path,
+        }
+        return CraftTask(data=data, **{**defaults, **fields})
+
+    return make
