@@ -1,0 +1,44 @@
+# Every target sets up what it needs first (scripts/setup), which takes no time where nothing changed.
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+
+SETUP := PYTHON=$(PYTHON) scripts/setup
+SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: help setup demo test test-slow test-gpu lint bench cuda clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup:  ## virtual environment, packages, FFCV where it may, native ops
+	@$(SETUP)
+
+demo: setup  ## make an unlearnable data set, trap a plain trainer, learn it anyway (ARGS="--seeds 0,1,2")
+	@$(BIN)/python -m pst_fast.run $(ARGS)
+
+test: setup  ## the fast tests (ARGS="tests/ops -k linf")
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup  ## the tests that take longer
+	@$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
+
+test-gpu: setup  ## the tests that need a CUDA device
+	@$(BIN)/python -m pytest -m gpu $(ARGS)
+
+lint: setup  ## ruff, mypy, clang-format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/clang-format --dry-run -Werror $(SOURCES)
+
+bench: setup  ## native ops against PyTorch, eager and compiled (ARGS="--json ops.json")
+	@$(BIN)/python -m benchmarks ops $(ARGS)
+
+cuda:  ## build the CUDA library too; needs nvcc, not a GPU
+	@PST_FAST_CUDA=1 $(SETUP)
+
+clean:  ## remove what was built; .venv and runs/ stay
+	rm -rf build dist *.egg-info pst_fast/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find pst_fast tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
