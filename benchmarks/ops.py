@@ -1,0 +1,245 @@
+"""The fused ops against PyTorch eager and torch.compile of the same reference, dtype and memory format.
+
+GB/s counts the fewest bytes that the op must move (each input read once, each output written once), next to a
+copy measured in the same run.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import compare, copy_bandwidth, total_bytes
+from pst_fast import ops
+from pst_fast.manifest import environment
+from pst_fast.ops import reference
+
+LAST = torch.channels_last
+JITTER: dict[str, Any] = {
+    "padding": 4,
+    "flip": True,
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.1,
+    "jitter_probability": 0.8,
+    "grey_probability": 0.2,
+}
+
+
+@dataclass
+class Case:
+    """One op on one set of arguments, native and twin; ``nbytes`` is what it must move at least."""
+
+    op: str
+    shape: str
+    native: Callable[[], object]
+    twin: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    nbytes: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line's options."""
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--threads", type=int, help="CPU threads, for all sides (default: PyTorch's)")
+    parser.add_argument("--only", default="", help="substring of the ops to run")
+    parser.add_argument(
+        "--sizes", choices=("small", "large", "all"), default="small", help="32 or 224 pixels"
+    )
+    parser.add_argument("--seconds", type=float, default=1.0, help="time for each row (default: 1)")
+    parser.add_argument(
+        "--no-compile", action="store_true", help="leave torch.compile out (it is slow to start)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table."""
+    device = torch.device(args.device)
+    if not ops.is_native(device):
+        raise SystemExit(f"benchmarks: the native ops for {device.type} are not built")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    bandwidth = copy_bandwidth(device)
+    where = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    )
+    print(f"{where}; torch {torch.__version__}; copy: {bandwidth:.1f} GB/s\n")
+    header = (
+        "op",
+        "shape",
+        "native ms",
+        "eager ms",
+        "compiled ms",
+        "eager/nat",
+        "comp/nat",
+        "GB/s",
+        "of copy",
+    )
+    layout = "{:<20} {:<38} {:>10} {:>10} {:>12} {:>10} {:>9} {:>7} {:>8}"
+    print(layout.format(*header))
+    rows = []
+    for case in cases(device, args.sizes):
+        if args.only not in case.op:
+            continue
+        row = measure(case, device, args.seconds, compiled=not args.no_compile)
+        row["fraction_of_copy"] = row["gigabytes_per_second"] / bandwidth
+        rows.append(row)
+        has_compiled = row["compiled_ms"] is not None
+        print(
+            layout.format(
+                row["op"],
+                row["shape"],
+                f"{row['native_ms']:.3f}",
+                f"{row['eager_ms']:.3f}",
+                f"{row['compiled_ms']:.3f}" if has_compiled else "-",
+                f"{row['eager_ratio']:.1f}x",
+                f"{row['compiled_ratio']:.1f}x" if has_compiled else "-",
+                f"{row['gigabytes_per_second']:.1f}",
+                f"{row['fraction_of_copy']:.0%}",
+            ),
+            flush=True,
+        )
+    if args.json:
+        result = {
+            "device": where,
+            "threads": torch.get_num_threads(),
+            "copy_gigabytes_per_second": bandwidth,
+            "rows": rows,
+            "environment": environment(),
+        }
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(case: Case, device: torch.device, seconds: float, compiled: bool) -> dict[str, Any]:
+    """One row of the table."""
+    candidates: dict[str, Callable[[], object]] = {
+        "native": case.native,
+        "eager": lambda: case.twin(*case.arguments, **case.options),
+    }
+    if compiled:
+        torch.compiler.reset()
+        graph = torch.compile(case.twin, dynamic=False)
+        candidates["compiled"] = lambda: graph(*case.arguments, **case.options)
+    times = compare(candidates, device, seconds)
+    native = times["native"]
+    graph_ms = times.get("compiled")
+    return {
+        "op": case.op,
+        "shape": case.shape,
+        "native_ms": native,
+        "eager_ms": times["eager"],
+        "compiled_ms": graph_ms,
+        "eager_ratio": times["eager"] / native,
+        "compiled_ratio": None if graph_ms is None else graph_ms / native,
+        "gigabytes_per_second": case.nbytes / native / 1e6,
+    }
+
+
+def cases(device: torch.device, sizes: str) -> Iterator[Case]:
+    """All rows of the table."""
+    small, large = sizes in ("small", "all"), sizes in ("large", "all")
+    maps = [(128, 64, 16, 16), (512, 64, 16, 16), (128, 128, 8, 8)] * small + [(64, 64, 56, 56)] * large
+    for shape in maps:
+        for last in (False, True):
+            yield from _feature_cases(device, shape, last)
+    images = [(128, 3, 32, 32), (512, 3, 32, 32)] * small + [(32, 3, 224, 224)] * large
+    for shape in images:
+        for last in (False, True):
+            yield from _step_cases(device, shape, last)
+    for shape in images:
+        yield from _augment_cases(device, shape)
+
+
+def _name(shape: tuple[int, ...], *words: str) -> str:
+    return " ".join([str(list(shape)).replace(" ", ""), *words])
+
+
+def _layout(last: bool) -> str:
+    return "channels_last" if last else "contiguous"
+
+
+def _feature_cases(device: torch.device, shape: tuple[int, ...], last: bool) -> Iterator[Case]:
+    for dtype in (torch.float32, torch.bfloat16):
+        features = torch.randn(shape, device=device).to(dtype)
+        if last:
+            features = features.contiguous(memory_format=LAST)
+        labels = torch.arange(shape[0], device=device) % 10
+        words = _name(shape, str(dtype).removeprefix("torch."), _layout(last))
+        out = 4 * shape[0] * shape[1] * 16
+        nbytes = total_bytes(features)
+        pool = (features, 4)
+        stats = (features, labels, 10, 4)
+        yield Case(
+            "grid_pool", words, lambda a=pool: ops.grid_pool(*a), reference.grid_pool, pool, {}, nbytes + out
+        )
+        yield Case(
+            "class_channel_stats",
+            words,
+            lambda a=stats: ops.class_channel_stats(*a),
+            reference.class_channel_stats,
+            stats,
+            {},
+            nbytes,
+        )
+
+
+def _step_cases(device: torch.device, shape: tuple[int, ...], last: bool) -> Iterator[Case]:
+    def image() -> Tensor:
+        values = torch.rand(shape, device=device)
+        return values.contiguous(memory_format=LAST) if last else values
+
+    mean, std = (torch.tensor(v, device=device) for v in ([0.49, 0.48, 0.45], [0.25, 0.24, 0.26]))
+    delta, grad, x = (image() - 0.5) * 0.06, image() - 0.5, image()
+    for name, options in (
+        ("linf_step_", {"step_size": 2 / 255, "epsilon": 8 / 255}),
+        ("l2_step_", {"step_size": 0.1, "epsilon": 0.5}),
+    ):
+        for with_out in (False, True):
+            extra: dict[str, Any] = dict(options)
+            if with_out:
+                extra |= {"mean": mean, "std": std, "out": torch.empty_like(x, dtype=torch.bfloat16)}
+            native, arguments = getattr(ops, name), (delta, grad, x)
+            yield Case(
+                name,
+                _name(shape, _layout(last), *["+out bf16"] * with_out),
+                lambda f=native, a=arguments, o=extra: f(*a, **o),
+                getattr(reference, name),
+                arguments,
+                extra,
+                total_bytes(delta, delta, grad, x, extra.get("out")),
+            )
+
+
+def _augment_cases(device: torch.device, shape: tuple[int, ...]) -> Iterator[Case]:
+    batch, _, height, width = shape
+    images = torch.randint(0, 256, (2 * batch, height, width, 3), dtype=torch.uint8, device=device)
+    delta = torch.randint(-8, 9, images.shape, dtype=torch.int8, device=device)
+    index = torch.randperm(2 * batch, device=device)[:batch]
+    mean, std = (torch.tensor(v, device=device) for v in ([0.49, 0.48, 0.45], [0.25, 0.24, 0.26]))
+    plain: dict[str, Any] = {"seed": 1, "offset": 2, "index": index, "mean": mean, "std": std}
+    for words, options in (
+        ("crop flip", {"padding": 4, "flip": True}),
+        ("crop flip delta", {"padding": 4, "flip": True, "delta": delta}),
+        ("crop flip jitter grey", JITTER),
+        ("crop flip jitter grey delta bf16", JITTER | {"delta": delta, "dtype": torch.bfloat16}),
+    ):
+        options = plain | options
+        size = 2 if options.get("dtype") == torch.bfloat16 else 4
+        nbytes = batch * height * width * 3 * (1 + ("delta" in options) + size)
+        yield Case(
+            "augment",
+            _name(shape, words),
+            lambda o=options: ops.augment(images, **o),
+            reference.augment,
+            (images,),
+            options,
+            nbytes,
+        )

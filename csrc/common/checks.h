@@ -1,0 +1,129 @@
+// What the ops demand of their arguments, on either device. pst_fast/ops checks first and says more;
+// this stands between torch.ops.pst_fast and the memory.
+#pragma once
+
+#include "common/abi.h"
+#include "common/draws.h"
+
+namespace pst {
+
+struct PoolShape {
+  int64_t samples, channels, height, width, grid;
+  int64_t columns() const { return channels * grid * grid; }
+};
+
+inline PoolShape pool_shape(const Tensor& features, int64_t grid) {
+  STD_TORCH_CHECK(is_reduced(features.scalar_type()), "features must be float32, bfloat16 or float16");
+  STD_TORCH_CHECK(features.dim() == 2 || features.dim() == 4, "features must be [N, C] or [N, C, H, W]");
+  STD_TORCH_CHECK(grid >= 1 && (features.dim() == 4 || grid == 1),
+                  "grid must be 1 for [N, C], and at least 1");
+  const bool is_map = features.dim() == 4;
+  const PoolShape shape{features.size(0), features.size(1), is_map ? features.size(2) : 1,
+                        is_map ? features.size(3) : 1, grid};
+  STD_TORCH_CHECK(shape.height > 0 && shape.width > 0, "features must have at least one pixel");
+  return shape;
+}
+
+inline PoolShape unpool_shape(const Tensor& grad, int64_t height, int64_t width, int64_t grid) {
+  STD_TORCH_CHECK(grad.scalar_type() == ScalarType::Float && grad.dim() == 2 && grad.is_contiguous(),
+                  "grad must be float32 [N, C*grid*grid], contiguous");
+  STD_TORCH_CHECK(grid >= 1 && height >= 1 && width >= 1 && grad.size(1) % (grid * grid) == 0,
+                  "grad's columns must be a multiple of grid*grid");
+  return {grad.size(0), grad.size(1) / (grid * grid), height, width, grid};
+}
+
+inline void check_labels(const Tensor& labels, const Tensor& features, int64_t num_classes) {
+  STD_TORCH_CHECK(
+      labels.scalar_type() == ScalarType::Long && labels.dim() == 1 && labels.size(0) == features.size(0),
+      "labels must be int64 [N]");
+  STD_TORCH_CHECK(same_device(labels, features), "labels must be on features' device");
+  STD_TORCH_CHECK(num_classes >= 1, "num_classes must be at least 1");
+}
+
+inline void check_stats_backward(const Tensor& grad_means, const Tensor& grad_m2, const Tensor& pooled,
+                                 const Tensor& labels, const Tensor& counts, const Tensor& means) {
+  STD_TORCH_CHECK(pooled.dim() == 2 && means.dim() == 2 && pooled.size(1) == means.size(1) &&
+                      same_shape(grad_means, means) && same_shape(grad_m2, means) && counts.dim() == 1 &&
+                      counts.size(0) == means.size(0),
+                  "pooled must be [N, D]; grad_means, grad_m2 and means [K, D]; counts [K]");
+  for (const Tensor* t : {&grad_means, &grad_m2, &pooled, &means}) {
+    STD_TORCH_CHECK(t->scalar_type() == ScalarType::Float && t->is_contiguous() && same_device(*t, pooled),
+                    "gradients, pooled and means must be float32, contiguous, on one device");
+  }
+  STD_TORCH_CHECK(
+      counts.scalar_type() == ScalarType::Long && counts.is_contiguous() && same_device(counts, pooled),
+      "counts must be int64");
+  check_labels(labels, pooled, means.size(0));
+}
+
+inline void check_step(const Tensor& delta, const Tensor& grad, const Tensor& x, const MaybeTensor& mean,
+                       const MaybeTensor& std, const MaybeTensor& out) {
+  STD_TORCH_CHECK(delta.scalar_type() == ScalarType::Float && delta.dim() == 4,
+                  "delta must be float32 [N, C, H, W]");
+  STD_TORCH_CHECK(is_reduced(grad.scalar_type()), "grad must be float32, bfloat16 or float16");
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, "x must be float32");
+  STD_TORCH_CHECK(same_shape(grad, delta) && same_shape(x, delta), "grad and x must have delta's shape");
+  STD_TORCH_CHECK(same_device(grad, delta) && same_device(x, delta), "grad and x must be on delta's device");
+  if (out) {
+    STD_TORCH_CHECK(is_reduced(out->scalar_type()) && same_shape(*out, delta) && same_device(*out, delta),
+                    "out must be float32, bfloat16 or float16, of delta's shape, on its device");
+  }
+  for (const MaybeTensor* channel : {&mean, &std}) {
+    if (!*channel) continue;
+    const Tensor& t = **channel;
+    STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float && t.dim() == 1 && t.size(0) == delta.size(1) &&
+                        same_device(t, delta),
+                    "mean and std must be float32 [C] on delta's device");
+  }
+}
+
+inline void check_augment(const Tensor& images, const MaybeTensor& index, const MaybeTensor& delta,
+                          const MaybeTensor& mean, const MaybeTensor& std, ScalarType dtype) {
+  STD_TORCH_CHECK(images.scalar_type() == ScalarType::Byte && images.dim() == 4 && images.size(3) == 3,
+                  "images must be uint8 [M, H, W, 3]");
+  STD_TORCH_CHECK(is_reduced(dtype), "dtype must be float32, bfloat16 or float16");
+  if (index) {
+    STD_TORCH_CHECK(
+        index->scalar_type() == ScalarType::Long && index->dim() == 1 && same_device(*index, images),
+        "index must be int64 [B] on images' device");
+  }
+  if (delta) {
+    const ScalarType type = delta->scalar_type();
+    STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Char || type == ScalarType::Short,
+                    "delta must be float32, int8 or int16");
+    STD_TORCH_CHECK(same_shape(*delta, images) && same_device(*delta, images),
+                    "delta must have images' shape and device");
+  }
+  for (const MaybeTensor* channel : {&mean, &std}) {
+    if (!*channel) continue;
+    const Tensor& t = **channel;
+    STD_TORCH_CHECK(
+        t.scalar_type() == ScalarType::Float && t.dim() == 1 && t.size(0) == 3 && same_device(t, images),
+        "mean and std must be float32 [3] on images' device");
+  }
+}
+
+inline AugmentSettings augment_settings(int64_t seed, int64_t offset, int64_t padding, bool flip,
+                                        double brightness, double contrast, double saturation, double hue,
+                                        double jitter_probability, double grey_probability) {
+  STD_TORCH_CHECK(padding >= 0 && padding <= (1 << 20), "padding must be between 0 and 2**20");
+  STD_TORCH_CHECK(brightness >= 0 && contrast >= 0 && saturation >= 0 && hue >= 0 && hue <= 0.5,
+                  "brightness, contrast, saturation must be at least 0, hue between 0 and 0.5");
+  AugmentSettings settings{};
+  settings.seed = static_cast<uint64_t>(seed);
+  settings.offset = static_cast<uint64_t>(offset);
+  settings.padding = static_cast<uint32_t>(padding);
+  settings.flip = flip;
+  const double strengths[4] = {brightness, contrast, saturation, hue};
+  for (int kind = 0; kind < 4; ++kind) {
+    const double strength = strengths[kind];
+    settings.enabled[kind] = strength > 0;
+    settings.low[kind] = static_cast<float>(kind == kHue ? -strength : (strength < 1 ? 1 - strength : 0.0));
+    settings.high[kind] = static_cast<float>(kind == kHue ? strength : 1 + strength);
+  }
+  settings.jitter_probability = jitter_probability;
+  settings.grey_probability = grey_probability;
+  return settings;
+}
+
+}  // namespace pst

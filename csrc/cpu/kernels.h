@@ -1,0 +1,81 @@
+// The inner loops, compiled once for each vector unit (kernels.cpp) and chosen at run time (dispatch.cpp).
+#pragma once
+
+#include "common/ball.h"
+#include "common/draws.h"
+
+namespace pst::cpu {
+
+enum Storage { kFloat = 0, kBFloat16 = 1, kHalf = 2, kStorages = 3 };
+enum DeltaKind { kNoDelta, kFloatDelta, kInt8Delta, kInt16Delta };
+
+// `bounds` holds the cells' first row, end row, first column and end column: four times grid numbers.
+struct PoolJob {
+  int64_t channels, height, width, grid;
+  const int64_t* bounds;
+
+  PST_INLINE_MEMBER int64_t top(int64_t i) const { return bounds[i]; }
+  PST_INLINE_MEMBER int64_t bottom(int64_t i) const { return bounds[grid + i]; }
+  PST_INLINE_MEMBER int64_t left(int64_t j) const { return bounds[2 * grid + j]; }
+  PST_INLINE_MEMBER int64_t right(int64_t j) const { return bounds[3 * grid + j]; }
+};
+
+// Elements of a step: n of them, each tensor with its own stride (1 on the fast path).
+struct StepRow {
+  const float* delta;
+  const void* grad;
+  const float* x;
+  float* new_delta;
+  void* out;                        // null: not wanted
+  const float *mean, *inverse_std;  // null, or one of each for each element
+  int64_t count;
+  int64_t delta_stride, grad_stride, x_stride, new_delta_stride, out_stride;
+};
+
+struct L2Sums {
+  double dd, dg, gg;
+};
+
+struct AugmentJob {
+  AugmentSettings settings;
+  const uint8_t* images;
+  const void* delta;
+  DeltaKind delta_kind;
+  int64_t height, width;
+  float mean[3], inverse_std[3];
+
+  // Rows that are worked on at once: about 1024 pixels, so that they stay in the L1 cache.
+  int64_t tile_rows() const {
+    const int64_t rows = 1024 / width;
+    return rows < 1 ? 1 : (rows > height ? height : rows);
+  }
+  int64_t scratch_floats() const { return 3 * tile_rows() * width; }
+};
+
+struct Kernels {
+  // Planes [begin, end) of contiguous features.
+  void (*pool_planes[kStorages])(PoolJob, const void* features, float* pooled, int64_t begin, int64_t end);
+  // Samples [begin, end) of channels_last features; scratch holds channels*grid*grid floats.
+  void (*pool_pixels[kStorages])(PoolJob, const void* features, float* pooled, float* scratch, int64_t begin,
+                                 int64_t end);
+  void (*unpool_planes[kStorages])(PoolJob, const float* grad, void* features, int64_t begin, int64_t end);
+  // Samples [begin, end) of channels_last features; scratch holds channels*grid*grid + channels floats.
+  void (*unpool_pixels[kStorages])(PoolJob, const float* grad, void* features, float* scratch, int64_t begin,
+                                   int64_t end);
+  // Mean and squared deviations of `columns` (at most kMomentColumns) columns over the given rows.
+  void (*moments)(const float* pooled, int64_t stride, int64_t columns, const int64_t* rows, int64_t count,
+                  float* mean, float* m2);
+  void (*moments_backward)(const float* pooled, const float* mean, const float* grad_mean,
+                           const float* grad_m2, float inverse_count, int64_t columns, float* grad);
+  void (*linf_row[kStorages][kStorages])(const StepRow&, LinfMove);
+  void (*l2_row[kStorages][kStorages])(const StepRow&, L2Move);
+  void (*l2_sums[kStorages])(const StepRow&, L2Sums*);        // adds to the sums
+  void (*l2_sums_exact[kStorages])(const StepRow&, L2Sums*);  // likewise, each product in double
+  void (*augment[kStorages])(const AugmentJob&, const AugmentDraws&, int64_t row, void* out, float* scratch);
+};
+
+constexpr int64_t kMomentColumns = 256;
+
+const Kernels& kernels();
+
+}  // namespace pst::cpu

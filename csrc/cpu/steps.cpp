@@ -1,0 +1,247 @@
+// The L-infinity and L2 steps on the CPU.
+#include <vector>
+
+#include "common/checks.h"
+#include "cpu/kernels.h"
+#include "cpu/storage.h"
+
+namespace pst::cpu {
+
+constexpr int64_t kGrain = 8192;
+
+// Where each tensor of a step lies.
+struct Operand {
+  char* data = nullptr;
+  int64_t bytes = 0;
+  std::array<int64_t, 4> stride{};
+
+  static Operand of(const Tensor& t, bool is_written) {
+    Operand operand;
+    operand.data =
+        static_cast<char*>(is_written ? t.mutable_data_ptr() : const_cast<void*>(t.const_data_ptr()));
+    operand.bytes = static_cast<int64_t>(t.element_size());
+    for (int d = 0; d < 4; ++d) operand.stride[static_cast<size_t>(d)] = t.stride(d);
+    return operand;
+  }
+  char* at(int64_t elements) const { return data == nullptr ? nullptr : data + elements * bytes; }
+  int64_t offset(int64_t n, int64_t c, int64_t h) const {
+    return n * stride[0] + c * stride[1] + h * stride[2];
+  }
+};
+
+// Mean and 1/std by channel, for what goes to `out`.
+struct Normalisation {
+  bool wanted = false;
+  std::vector<float> mean, inverse_std;
+
+  Normalisation(const MaybeTensor& m, const MaybeTensor& s, int64_t channels)
+      : wanted(m.has_value() || s.has_value()) {
+    if (!wanted) return;
+    mean.assign(static_cast<size_t>(channels), 0.0f);
+    inverse_std.assign(static_cast<size_t>(channels), 1.0f);
+    for (size_t c = 0; c < mean.size(); ++c) {
+      const auto k = static_cast<int64_t>(c);
+      if (m) mean[c] = m->const_data_ptr<float>()[k * m->stride(0)];
+      if (s) inverse_std[c] = 1.0f / s->const_data_ptr<float>()[k * s->stride(0)];
+    }
+  }
+};
+
+struct Step {
+  Operand delta, grad, x, new_delta, out;
+  int64_t samples, channels, height, width;
+  int grad_storage, out_storage;
+  Layout layout;  // of all tensors, or kOther where they differ
+  Normalisation normalisation;
+};
+
+static Step prepare(const Tensor& delta, const Tensor& grad, const Tensor& x, const MaybeTensor& mean,
+                    const MaybeTensor& std, const MaybeTensor& out, const Tensor& new_delta) {
+  check_step(delta, grad, x, mean, std, out);
+  Layout layout = layout_of(delta);
+  for (const Tensor* t : {&grad, &x, &new_delta}) {
+    if (layout != Layout::kOther && !fits(*t, layout)) layout = Layout::kOther;
+  }
+  if (out && layout != Layout::kOther && !fits(*out, layout)) layout = Layout::kOther;
+  return {Operand::of(delta, false),
+          Operand::of(grad, false),
+          Operand::of(x, false),
+          Operand::of(new_delta, true),
+          out ? Operand::of(*out, true) : Operand{},
+          delta.size(0),
+          delta.size(1),
+          delta.size(2),
+          delta.size(3),
+          storage_of(grad.scalar_type()),
+          out ? storage_of(out->scalar_type()) : kFloat,
+          layout,
+          Normalisation(out ? mean : std::nullopt, out ? std : std::nullopt, delta.size(1))};
+}
+
+// Elements [begin, begin + count) of tensors that share one dense layout.
+static StepRow dense_row(const Step& step, int64_t begin, int64_t count) {
+  return {reinterpret_cast<const float*>(step.delta.at(begin)),
+          step.grad.at(begin),
+          reinterpret_cast<const float*>(step.x.at(begin)),
+          reinterpret_cast<float*>(step.new_delta.at(begin)),
+          step.out.at(begin),
+          nullptr,
+          nullptr,
+          count,
+          1,
+          1,
+          1,
+          1,
+          1};
+}
+
+// One row of one channel, each tensor with its own strides.
+static StepRow strided_row(const Step& step, int64_t n, int64_t c, int64_t h) {
+  return {reinterpret_cast<const float*>(step.delta.at(step.delta.offset(n, c, h))),
+          step.grad.at(step.grad.offset(n, c, h)),
+          reinterpret_cast<const float*>(step.x.at(step.x.offset(n, c, h))),
+          reinterpret_cast<float*>(step.new_delta.at(step.new_delta.offset(n, c, h))),
+          step.out.at(step.out.offset(n, c, h)),
+          nullptr,
+          nullptr,
+          step.width,
+          step.delta.stride[3],
+          step.grad.stride[3],
+          step.x.stride[3],
+          step.new_delta.stride[3],
+          step.out.stride[3]};
+}
+
+// Cuts samples into rows for the kernels; where normalisation is wanted, with mean and 1/std for each
+// element.
+class Rows {
+ public:
+  Rows(const Step& step, bool normalise) : step_(step), normalise_(normalise) {
+    if (!normalise) return;
+    const int64_t channels = step.channels;
+    const bool is_pixels = step.layout == Layout::kChannelsLast;
+    run_ = is_pixels ? std::max<int64_t>(1, 1024 / channels) * channels : std::min<int64_t>(pixels(), 4096);
+    mean_.resize(static_cast<size_t>(std::max(run_, step.width)));
+    scale_.resize(mean_.size());
+    if (!is_pixels) return;
+    for (size_t i = 0; i < mean_.size(); ++i) {
+      mean_[i] = step.normalisation.mean[i % static_cast<size_t>(channels)];
+      scale_[i] = step.normalisation.inverse_std[i % static_cast<size_t>(channels)];
+    }
+  }
+
+  template <typename F>
+  void each(int64_t sample, F&& run) {
+    const int64_t size = step_.channels * pixels(), base = sample * size;
+    if (step_.layout == Layout::kOther) {
+      for (int64_t c = 0; c < step_.channels; ++c) {
+        if (normalise_) fill(c);
+        for (int64_t h = 0; h < step_.height; ++h) emit(strided_row(step_, sample, c, h), run);
+      }
+    } else if (!normalise_) {
+      run(dense_row(step_, base, size));
+    } else if (step_.layout == Layout::kChannelsLast) {
+      for (int64_t i = 0; i < size; i += run_)
+        emit(dense_row(step_, base + i, std::min(run_, size - i)), run);
+    } else {
+      for (int64_t c = 0; c < step_.channels; ++c) {
+        fill(c);
+        for (int64_t i = 0; i < pixels(); i += run_) {
+          emit(dense_row(step_, base + c * pixels() + i, std::min(run_, pixels() - i)), run);
+        }
+      }
+    }
+  }
+
+ private:
+  int64_t pixels() const { return step_.height * step_.width; }
+
+  void fill(int64_t channel) {
+    std::fill(mean_.begin(), mean_.end(), step_.normalisation.mean[static_cast<size_t>(channel)]);
+    std::fill(scale_.begin(), scale_.end(), step_.normalisation.inverse_std[static_cast<size_t>(channel)]);
+  }
+
+  template <typename F>
+  void emit(StepRow row, F&& run) const {
+    if (normalise_) {
+      row.mean = mean_.data();
+      row.inverse_std = scale_.data();
+    }
+    run(row);
+  }
+
+  const Step& step_;
+  bool normalise_;
+  int64_t run_ = 0;
+  std::vector<float> mean_, scale_;
+};
+
+static int64_t sample_grain(const Step& step) {
+  return grain_size(kGrain, step.samples * step.channels * step.height * step.width, step.samples);
+}
+
+static void run_linf(const Step& step, double step_size, double epsilon, bool ascend) {
+  const LinfMove move{static_cast<float>(ascend ? step_size : -step_size), static_cast<float>(epsilon)};
+  const auto run = kernels().linf_row[step.grad_storage][step.out_storage];
+  torch::stable::parallel_for(0, step.samples, sample_grain(step), [&](int64_t begin, int64_t end) {
+    Rows rows(step, step.normalisation.wanted);
+    for (int64_t n = begin; n < end; ++n) rows.each(n, [&](const StepRow& row) { run(row, move); });
+  });
+}
+
+static void run_l2(const Step& step, double step_size, double epsilon, bool ascend) {
+  const auto run = kernels().l2_row[step.grad_storage][step.out_storage];
+  const auto add = kernels().l2_sums[step.grad_storage],
+             add_exactly = kernels().l2_sums_exact[step.grad_storage];
+  torch::stable::parallel_for(0, step.samples, sample_grain(step), [&](int64_t begin, int64_t end) {
+    Rows rows(step, step.normalisation.wanted);
+    Rows plain(step, false);  // the sums are the same whether or not there is an output to normalise
+    for (int64_t n = begin; n < end; ++n) {
+      L2Sums sums{};
+      plain.each(n, [&](const StepRow& row) { add(row, &sums); });
+      if (is_extreme(static_cast<float>(sums.gg))) {
+        sums = {};
+        plain.each(n, [&](const StepRow& row) { add_exactly(row, &sums); });
+      }
+      const L2Move move = l2_move(sums.dd, sums.dg, sums.gg, ascend ? step_size : -step_size, epsilon);
+      rows.each(n, [&](const StepRow& row) { run(row, move); });
+    }
+  });
+}
+
+static void linf_step_(const Tensor& delta, const Tensor& grad, const Tensor& x, double step_size,
+                       double epsilon, bool ascend, const MaybeTensor& mean, const MaybeTensor& std,
+                       const MaybeTensor& out) {
+  run_linf(prepare(delta, grad, x, mean, std, out, delta), step_size, epsilon, ascend);
+}
+
+static Tensor linf_step(const Tensor& delta, const Tensor& grad, const Tensor& x, double step_size,
+                        double epsilon, bool ascend, const MaybeTensor& mean, const MaybeTensor& std,
+                        const MaybeTensor& out) {
+  Tensor new_delta = torch::stable::empty_like(delta);
+  run_linf(prepare(delta, grad, x, mean, std, out, new_delta), step_size, epsilon, ascend);
+  return new_delta;
+}
+
+static void l2_step_(const Tensor& delta, const Tensor& grad, const Tensor& x, double step_size,
+                     double epsilon, bool ascend, const MaybeTensor& mean, const MaybeTensor& std,
+                     const MaybeTensor& out) {
+  run_l2(prepare(delta, grad, x, mean, std, out, delta), step_size, epsilon, ascend);
+}
+
+static Tensor l2_step(const Tensor& delta, const Tensor& grad, const Tensor& x, double step_size,
+                      double epsilon, bool ascend, const MaybeTensor& mean, const MaybeTensor& std,
+                      const MaybeTensor& out) {
+  Tensor new_delta = torch::stable::empty_like(delta);
+  run_l2(prepare(delta, grad, x, mean, std, out, new_delta), step_size, epsilon, ascend);
+  return new_delta;
+}
+
+}  // namespace pst::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(pst_fast, CPU, m) {
+  m.impl("linf_step_", TORCH_BOX(&pst::cpu::linf_step_));
+  m.impl("linf_step", TORCH_BOX(&pst::cpu::linf_step));
+  m.impl("l2_step_", TORCH_BOX(&pst::cpu::l2_step_));
+  m.impl("l2_step", TORCH_BOX(&pst::cpu::l2_step));
+}

@@ -1,0 +1,327 @@
+// The L-infinity and L2 steps on CUDA.
+#include "common/ball.h"
+#include "common/checks.h"
+#include "cuda/launch.h"
+
+namespace pst::cuda {
+
+// Sizes and strides, in elements; sample, channel, row, column.
+struct Geometry {
+  int64_t count, sample_size, pixels, width;
+  int channels;
+  bool is_channels_last;  // dense layouts only
+};
+
+struct Operands {
+  const float* delta;
+  const void* grad;
+  const float* x;
+  float* new_delta;
+  void* out;
+  const float *mean, *std;
+  int64_t mean_stride, std_stride;
+};
+
+struct Strides {
+  int64_t delta[4], grad[4], x[4], new_delta[4], out[4];
+};
+
+// One move for the whole batch, or one for each sample.
+struct BatchMove {
+  LinfMove move;
+  static constexpr bool kBySample = false;
+  __device__ LinfMove of(int64_t) const { return move; }
+};
+
+struct SampleMoves {
+  const L2Move* moves;
+  static constexpr bool kBySample = true;
+  __device__ L2Move of(int64_t sample) const { return moves[sample]; }
+};
+
+template <typename O>
+__device__ __forceinline__ void write_out(const Operands& at, float perturbed, int channel, O* to) {
+  float value = perturbed;
+  if (at.mean != nullptr) value -= at.mean[channel * at.mean_stride];
+  if (at.std != nullptr) value *= 1.0f / at.std[channel * at.std_stride];
+  narrow(value, to);
+}
+
+// All tensors in one dense layout: four elements a thread. Positions have 32 bits, because finding an
+// element's sample and channel costs divisions; larger tensors take step_strided.
+template <typename Moves, typename G, typename O>
+__global__ void __launch_bounds__(kThreads) step_dense(Geometry geometry, Operands at, Moves moves) {
+  using Index = uint32_t;
+  constexpr int kPack = 4;
+  const Index begin = (static_cast<Index>(blockIdx.x) * kThreads + threadIdx.x) * kPack;
+  const Index count = static_cast<Index>(geometry.count), size = static_cast<Index>(geometry.sample_size);
+  if (begin >= count) return;
+  const bool is_normalised = at.mean != nullptr || at.std != nullptr;
+  const int filled = count - begin < kPack ? static_cast<int>(count - begin) : kPack;
+  Pack<float, kPack> delta, x, new_delta;
+  Pack<G, kPack> grad;
+  Pack<O, kPack> out;
+  const G* grads = static_cast<const G*>(at.grad);
+  O* outs = static_cast<O*>(at.out);
+  if (filled == kPack) {
+    delta = *reinterpret_cast<const Pack<float, kPack>*>(at.delta + begin);
+    x = *reinterpret_cast<const Pack<float, kPack>*>(at.x + begin);
+    grad = *reinterpret_cast<const Pack<G, kPack>*>(grads + begin);
+  } else {
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) {
+      const Index i = e < filled ? begin + e : begin;
+      delta.value[e] = at.delta[i];
+      x.value[e] = at.x[i];
+      grad.value[e] = grads[i];
+    }
+  }
+#pragma unroll
+  for (int e = 0; e < kPack; ++e) {
+    const Index i = begin + e;
+    Index sample = 0;
+    int channel = 0;
+    if (Moves::kBySample || is_normalised) {
+      sample = i < count ? i / size : 0;
+      const Index within = i < count ? i - sample * size : 0;
+      const Index pixels = static_cast<Index>(geometry.pixels),
+                  channels = static_cast<Index>(geometry.channels);
+      channel = static_cast<int>(geometry.is_channels_last ? within % channels : within / pixels);
+    }
+    const float clean = x.value[e];
+    const float moved = moves.of(static_cast<int64_t>(sample))(delta.value[e], widen(grad.value[e]));
+    const float perturbed = clamp01(clean + moved);
+    new_delta.value[e] = perturbed - clean;
+    if (outs != nullptr) write_out(at, perturbed, channel, &out.value[e]);
+  }
+  if (filled == kPack) {
+    *reinterpret_cast<Pack<float, kPack>*>(at.new_delta + begin) = new_delta;
+    if (outs != nullptr) *reinterpret_cast<Pack<O, kPack>*>(outs + begin) = out;
+  } else {
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) {
+      if (e >= filled) break;
+      at.new_delta[begin + e] = new_delta.value[e];
+      if (outs != nullptr) outs[begin + e] = out.value[e];
+    }
+  }
+}
+
+__device__ __forceinline__ int64_t offset_of(const int64_t (&stride)[4], int64_t n, int64_t c, int64_t h,
+                                             int64_t w) {
+  return n * stride[0] + c * stride[1] + h * stride[2] + w * stride[3];
+}
+
+// Any layouts, one element a thread.
+template <typename Moves, typename G, typename O>
+__global__ void __launch_bounds__(kThreads)
+    step_strided(Geometry geometry, Operands at, Strides strides, Moves moves) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= geometry.count) return;
+  const int64_t n = i / geometry.sample_size, within = i - n * geometry.sample_size;
+  const int64_t c = within / geometry.pixels, pixel = within - c * geometry.pixels;
+  const int64_t h = pixel / geometry.width, w = pixel - h * geometry.width;
+  const float clean = at.x[offset_of(strides.x, n, c, h, w)];
+  const float gradient = widen(static_cast<const G*>(at.grad)[offset_of(strides.grad, n, c, h, w)]);
+  const float perturbed =
+      clamp01(clean + moves.of(n)(at.delta[offset_of(strides.delta, n, c, h, w)], gradient));
+  at.new_delta[offset_of(strides.new_delta, n, c, h, w)] = perturbed - clean;
+  if (at.out != nullptr) {
+    write_out(at, perturbed, static_cast<int>(c),
+              static_cast<O*>(at.out) + offset_of(strides.out, n, c, h, w));
+  }
+}
+
+struct Sums {
+  double dd, dg, gg;
+};
+
+// Block s of a sample sums its s-th part. Strides serve every layout; dense ones are read in memory's order.
+template <typename G>
+__global__ void __launch_bounds__(kThreads)
+    l2_partial(Geometry geometry, Operands at, Strides strides, bool is_dense, int parts, Sums* partial) {
+  const int64_t n = blockIdx.x / parts;
+  const int part = static_cast<int>(blockIdx.x % parts);
+  const int64_t each = (geometry.sample_size + parts - 1) / parts;
+  const int64_t begin = part * each;
+  const int64_t end = begin + each < geometry.sample_size ? begin + each : geometry.sample_size;
+  const auto visit = [&](auto&& add) {
+    for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
+      int64_t delta_at = n * geometry.sample_size + i, grad_at = delta_at;
+      if (!is_dense) {
+        const int64_t c = i / geometry.pixels, pixel = i - c * geometry.pixels;
+        const int64_t h = pixel / geometry.width, w = pixel - h * geometry.width;
+        delta_at = offset_of(strides.delta, n, c, h, w);
+        grad_at = offset_of(strides.grad, n, c, h, w);
+      }
+      add(at.delta[delta_at], widen(static_cast<const G*>(at.grad)[grad_at]));
+    }
+  };
+  float dd = 0, dg = 0, gg = 0;
+  visit([&](float d, float g) {
+    dd += d * d;
+    dg += d * g;
+    gg += g * g;
+  });
+  Sums sums{block_sum<kThreads>(dd), block_sum<kThreads>(dg), block_sum<kThreads>(gg)};
+  __shared__ bool extreme;
+  if (threadIdx.x == 0) extreme = is_extreme(static_cast<float>(sums.gg));
+  __syncthreads();
+  if (extreme) {
+    double exact_dd = 0, exact_dg = 0, exact_gg = 0;
+    visit([&](float d, float g) {
+      exact_dd += static_cast<double>(d) * d;
+      exact_dg += static_cast<double>(d) * g;
+      exact_gg += static_cast<double>(g) * g;
+    });
+    sums = {block_sum<kThreads>(exact_dd), block_sum<kThreads>(exact_dg), block_sum<kThreads>(exact_gg)};
+  }
+  if (threadIdx.x == 0) partial[blockIdx.x] = sums;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    l2_finish(const Sums* __restrict__ partial, int parts, int64_t samples, double signed_step,
+              double epsilon, L2Move* __restrict__ moves) {
+  const int64_t n = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (n >= samples) return;
+  Sums sum{};
+  for (int part = 0; part < parts; ++part) {
+    const Sums& one = partial[n * parts + part];
+    sum.dd += one.dd;
+    sum.dg += one.dg;
+    sum.gg += one.gg;
+  }
+  moves[n] = l2_move(sum.dd, sum.dg, sum.gg, signed_step, epsilon);
+}
+
+struct Step {
+  Geometry geometry;
+  Operands at;
+  Strides strides;
+  bool is_dense, is_packed;
+  ScalarType grad_type, out_type;
+};
+
+static Step prepare(const Tensor& delta, const Tensor& grad, const Tensor& x, const MaybeTensor& mean,
+                    const MaybeTensor& std, const MaybeTensor& out, const Tensor& new_delta) {
+  check_step(delta, grad, x, mean, std, out);
+  Step step{};
+  step.geometry = {delta.numel(),
+                   delta.size(1) * delta.size(2) * delta.size(3),
+                   delta.size(2) * delta.size(3),
+                   delta.size(3),
+                   static_cast<int>(delta.size(1)),
+                   layout_of(delta) == Layout::kChannelsLast};
+  step.at = {delta.const_data_ptr<float>(),
+             grad.const_data_ptr(),
+             x.const_data_ptr<float>(),
+             new_delta.mutable_data_ptr<float>(),
+             out ? out->mutable_data_ptr() : nullptr,
+             out && mean ? mean->const_data_ptr<float>() : nullptr,
+             out && std ? std->const_data_ptr<float>() : nullptr,
+             mean ? mean->stride(0) : 0,
+             std ? std->stride(0) : 0};
+  const Layout layout = layout_of(delta);
+  step.is_dense = layout != Layout::kOther;
+  step.is_packed = true;
+  const auto add = [&](const Tensor& t, int64_t* strides) {
+    for (int d = 0; d < 4; ++d) strides[d] = t.stride(d);
+    step.is_dense = step.is_dense && fits(t, layout);
+    step.is_packed =
+        step.is_packed && is_aligned(t.const_data_ptr(), 4 * static_cast<int64_t>(t.element_size()));
+  };
+  add(delta, step.strides.delta);
+  add(grad, step.strides.grad);
+  add(x, step.strides.x);
+  add(new_delta, step.strides.new_delta);
+  if (out) add(*out, step.strides.out);
+  step.grad_type = grad.scalar_type();
+  step.out_type = out ? out->scalar_type() : ScalarType::Float;
+  return step;
+}
+
+template <typename Moves>
+static void launch_step(const Launch& launch, const Step& step, const Moves& moves) {
+  const int64_t count = step.geometry.count;
+  dispatch_reduced(step.grad_type, [&](auto grad) {
+    dispatch_reduced(step.out_type, [&](auto out) {
+      using G = decltype(grad);
+      using O = decltype(out);
+      if (step.is_dense && step.is_packed && count < 0x7fffffff - 4 * kThreads) {
+        step_dense<Moves, G, O><<<blocks_for(count, 4 * kThreads), kThreads, 0, launch.stream()>>>(
+            step.geometry, step.at, moves);
+      } else {
+        step_strided<Moves, G, O><<<blocks_for(count, kThreads), kThreads, 0, launch.stream()>>>(
+            step.geometry, step.at, step.strides, moves);
+      }
+    });
+  });
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+static void run_linf(const Tensor& delta, const Step& step, double step_size, double epsilon, bool ascend) {
+  if (step.geometry.count == 0) return;
+  const Launch launch(delta);
+  const LinfMove move{static_cast<float>(ascend ? step_size : -step_size), static_cast<float>(epsilon)};
+  launch_step(launch, step, BatchMove{move});
+}
+
+static void run_l2(const Tensor& delta, const Step& step, double step_size, double epsilon, bool ascend) {
+  if (step.geometry.count == 0) return;
+  const Launch launch(delta);
+  const int64_t samples = delta.size(0);
+  const int64_t wanted = (step.geometry.sample_size + 16 * kThreads - 1) / (16 * kThreads);
+  const int parts = static_cast<int>(wanted < 64 ? wanted : 64);
+  const int64_t partial_bytes = samples * parts * static_cast<int64_t>(sizeof(Sums));
+  const int64_t move_bytes = samples * static_cast<int64_t>(sizeof(L2Move));
+  const Tensor partials = new_empty(delta, {partial_bytes}, ScalarType::Byte);
+  const Tensor moves = new_empty(delta, {move_bytes}, ScalarType::Byte);
+  Sums* partial = static_cast<Sums*>(partials.mutable_data_ptr());
+  L2Move* move = static_cast<L2Move*>(moves.mutable_data_ptr());
+  dispatch_reduced(step.grad_type, [&](auto grad) {
+    l2_partial<decltype(grad)><<<blocks_for(samples * parts, 1), kThreads, 0, launch.stream()>>>(
+        step.geometry, step.at, step.strides, step.is_dense, parts, partial);
+  });
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  l2_finish<<<blocks_for(samples, kThreads), kThreads, 0, launch.stream()>>>(
+      partial, parts, samples, ascend ? step_size : -step_size, epsilon, move);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  launch_step(launch, step, SampleMoves{move});
+}
+
+static void linf_step_(const Tensor& delta, const Tensor& grad, const Tensor& x, double step_size,
+                       double epsilon, bool ascend, const MaybeTensor& mean, const MaybeTensor& std,
+                       const MaybeTensor& out) {
+  run_linf(delta, prepare(delta, grad, x, mean, std, out, delta), step_size, epsilon, ascend);
+}
+
+static Tensor linf_step(const Tensor& delta, const Tensor& grad, const Tensor& x, double step_size,
+                        double epsilon, bool ascend, const MaybeTensor& mean, const MaybeTensor& std,
+                        const MaybeTensor& out) {
+  Tensor new_delta = torch::stable::empty_like(delta);
+  run_linf(delta, prepare(delta, grad, x, mean, std, out, new_delta), step_size, epsilon, ascend);
+  return new_delta;
+}
+
+static void l2_step_(const Tensor& delta, const Tensor& grad, const Tensor& x, double step_size,
+                     double epsilon, bool ascend, const MaybeTensor& mean, const MaybeTensor& std,
+                     const MaybeTensor& out) {
+  run_l2(delta, prepare(delta, grad, x, mean, std, out, delta), step_size, epsilon, ascend);
+}
+
+static Tensor l2_step(const Tensor& delta, const Tensor& grad, const Tensor& x, double step_size,
+                      double epsilon, bool ascend, const MaybeTensor& mean, const MaybeTensor& std,
+                      const MaybeTensor& out) {
+  Tensor new_delta = torch::stable::empty_like(delta);
+  run_l2(delta, prepare(delta, grad, x, mean, std, out, new_delta), step_size, epsilon, ascend);
+  return new_delta;
+}
+
+}  // namespace pst::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(pst_fast, CUDA, m) {
+  m.impl("linf_step_", TORCH_BOX(&pst::cuda::linf_step_));
+  m.impl("linf_step", TORCH_BOX(&pst::cuda::linf_step));
+  m.impl("l2_step_", TORCH_BOX(&pst::cuda::l2_step_));
+  m.impl("l2_step", TORCH_BOX(&pst::cuda::l2_step));
+}

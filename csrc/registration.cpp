@@ -1,0 +1,31 @@
+// Every op's schema. The public, checked and documented entry points are in pst_fast/ops.
+#include "common/abi.h"
+
+STABLE_TORCH_LIBRARY(pst_fast, m) {
+  m.def("grid_pool(Tensor features, int grid) -> Tensor");
+  m.def(
+      "grid_pool_backward(Tensor grad, SymInt height, SymInt width, int grid, ScalarType dtype, "
+      "bool channels_last) -> Tensor");
+  m.def(
+      "class_channel_stats(Tensor features, Tensor labels, int num_classes, int grid) "
+      "-> (Tensor counts, Tensor means, Tensor m2)");
+  m.def(
+      "class_channel_stats_backward(Tensor grad_means, Tensor grad_m2, Tensor pooled, Tensor labels, "
+      "Tensor counts, Tensor means) -> Tensor");
+  m.def(
+      "linf_step_(Tensor(a!) delta, Tensor grad, Tensor x, float step_size, float epsilon, bool ascend, "
+      "Tensor? mean, Tensor? std, Tensor(b!)? out) -> ()");
+  m.def(
+      "linf_step(Tensor delta, Tensor grad, Tensor x, float step_size, float epsilon, bool ascend, "
+      "Tensor? mean, Tensor? std, Tensor(a!)? out) -> Tensor");
+  m.def(
+      "l2_step_(Tensor(a!) delta, Tensor grad, Tensor x, float step_size, float epsilon, bool ascend, "
+      "Tensor? mean, Tensor? std, Tensor(b!)? out) -> ()");
+  m.def(
+      "l2_step(Tensor delta, Tensor grad, Tensor x, float step_size, float epsilon, bool ascend, "
+      "Tensor? mean, Tensor? std, Tensor(a!)? out) -> Tensor");
+  m.def(
+      "augment(Tensor images, Tensor? index, Tensor? delta, SymInt seed, SymInt offset, int padding, "
+      "bool flip, float brightness, float contrast, float saturation, float hue, float jitter_probability, "
+      "float grey_probability, Tensor? mean, Tensor? std, ScalarType dtype) -> Tensor");
+}
