@@ -15,6 +15,9 @@ from pst_fast.errors import InputError
 BAD_INPUT = 2
 STOPPED = 130
 
+_SHORT_WRITES = ("inline_container.cc", "PytorchStreamWriter", "requested and")
+"""torch.save and numpy report a full disk in words of their own, without the system's error number."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -44,30 +47,29 @@ def _run(config: RunConfig) -> int:
     terminal = Terminal(Console(stderr=True))
     try:
         rows = run(plan, terminal)
-    except OSError as error:
-        raise _explained(error, plan.out) from error
-    except RuntimeError as error:
-        # torch.save reports a failed write without the system's error number.
-        if "PytorchStreamWriter" not in str(error):
+    except (OSError, RuntimeError) as error:
+        sentence = _write_failure(error, plan.out)
+        if sentence is None:
             raise
-        raise InputError(f"{plan.out}: the disk took no more data; expected room for the run") from error
+        raise InputError(sentence) from error
     print_table(Console(width=None if sys.stdout.isatty() else 100), rows)
     print(f"{plan.out}: results.json, table.md, curves.png, samples.png")
     return 0
 
 
-def _explained(error: OSError, out: Path) -> Exception:
-    """The user's share of an operating system's error as one sentence; what is not theirs stays as it is."""
-    where = error.filename or out
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return InputError(
-            f"{where}: {os.strerror(error.errno).lower()}; expected room for the run under {out}"
-        )
+def _write_failure(error: OSError | RuntimeError, out: Path) -> str | None:
+    """One sentence where the disk or a permission is in the way; None for what is not the user's to mend."""
+    number = error.errno if isinstance(error, OSError) else None
+    where = (error.filename if isinstance(error, OSError) else None) or out
+    if any(words in str(error) for words in _SHORT_WRITES):
+        number = errno.ENOSPC
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{where}: {os.strerror(number).lower()}; expected room for the run under {out}"
     if isinstance(error, PermissionError):
-        return InputError(f"{where}: permission denied; expected a path that this user may read and write")
-    if error.errno == errno.EROFS:
-        return InputError(f"{where}: the file system is read-only; expected a place to write to")
-    return error
+        return f"{where}: permission denied; expected a path that this user may read and write"
+    if number == errno.EROFS:
+        return f"{where}: the file system is read-only; expected a place to write to"
+    return None
 
 
 def _help() -> str:

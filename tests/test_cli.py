@@ -186,7 +186,11 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
         ),
         (OSError(errno.ENOSPC, "No space left on device"), ["no space left"]),
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), ["/x/y", "permission"]),
-        (RuntimeError("PytorchStreamWriter failed writing file data/3"), ["disk"]),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 640 vs 534"),
+            ["no space left"],
+        ),
+        (OSError("200000 requested and 25584 written"), ["no space left"]),
     ],
 )
 def test_trouble_under_way_is_one_sentence_and_exit_code_2(

@@ -23,7 +23,15 @@ class Recipe:
 
 _CIFAR = Recipe(model="resnet18", width=64, epochs=30)
 _RECIPES = {
-    "demo": Recipe(model="resnet10", width=16, epochs=8, attacks=("lsp",), preset="fast"),
+    "demo": Recipe(
+        model="resnet10",
+        width=16,
+        epochs=10,
+        attacks=("lsp",),
+        defenses=("erm", "pst", "pst-plus"),
+        preset="fast",
+        batch_size=50,
+    ),
     "cifar10": _CIFAR,
     "cifar100": _CIFAR,
 }

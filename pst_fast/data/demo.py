@@ -109,10 +109,10 @@ def draw(labels: np.ndarray, seed: int) -> np.ndarray:
     background = _texture(rng, count, across, down, column)
     foreground = _texture(rng, count, across, down, column)
     # the two differ by at least some contrast, of either sign, so that no colour tells anything
-    contrast = column(0.18, 0.42) * np.where(rng.random((count, 1, 1, 1)) < 0.5, -1, 1).astype(np.float32)
+    contrast = column(0.15, 0.4) * np.where(rng.random((count, 1, 1, 1)) < 0.5, -1, 1).astype(np.float32)
     image = background + inside * (foreground - background + contrast)
     image = image.reshape(count, SIZE, _SUPERSAMPLING, SIZE, _SUPERSAMPLING, 3).mean((2, 4))
-    image += rng.normal(0, 0.012, image.shape).astype(np.float32)
+    image += rng.normal(0, 0.008, image.shape).astype(np.float32)
     return (image.clip(0, 1) * 255).round().astype(np.uint8)
 
 
@@ -124,9 +124,9 @@ def _texture(
     column: Callable[..., np.ndarray],
 ) -> np.ndarray:
     """A tone with a gradient and a soft wave, hardly coloured, as photographs have: float32 [N,S,S,3]."""
-    field = column(0.3, 0.7) + column(-0.005, 0.005) * (across - 16) + column(-0.005, 0.005) * (down - 16)
+    field = column(0.3, 0.7) + column(-0.004, 0.004) * (across - 16) + column(-0.004, 0.004) * (down - 16)
     phase = column(0, 2 * np.pi) + column(-0.3, 0.3) * across + column(-0.3, 0.3) * down
-    return field + column(0, 0.05) * np.sin(phase) + column(-0.03, 0.03, 3)
+    return field + column(0, 0.03) * np.sin(phase) + column(-0.025, 0.025, 3)
 
 
 def _image_set(per_class: int, seed: int) -> ImageSet:
