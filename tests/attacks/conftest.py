@@ -1,6 +1,7 @@
 """Small image sets and the tasks that perturb them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from pst_fast.attacks.base import CraftTask
+from pst_fast.attacks.base import ATTACKS, CraftTask
+from pst_fast.attacks.em import Recipe
 from pst_fast.data.types import ImageSet
+
+TINY = Recipe(steps=2, relative_step=0.4, train_batches=4, max_rounds=3, batch_size=16, stop_error=0.0)
+
+
+@pytest.fixture(autouse=True)
+def tiny_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast presets with a few batches of a few images."""
+    monkeypatch.setitem(ATTACKS["em"].recipes, "fast", TINY)
+    monkeypatch.setitem(ATTACKS["em-class"].recipes, "fast", replace(TINY, steps=1, subset=0.5))
 
 
 @pytest.fixture

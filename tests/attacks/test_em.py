@@ -7,23 +7,16 @@ import pytest
 import torch
 
 from pst_fast.attacks.base import ATTACKS
-from pst_fast.attacks.em import STATE, Recipe, _ClassWise, stratified_rows
+from pst_fast.attacks.em import STATE, _ClassWise, stratified_rows
 from pst_fast.attacks.pgd import frozen, linf_pgd_
 from pst_fast.errors import InputError
 
-TINY = Recipe(steps=2, relative_step=0.4, train_batches=4, max_rounds=3, batch_size=16, stop_error=0.0)
-CLASS_WISE_TINY = replace(TINY, steps=1, subset=0.5)
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    monkeypatch.setitem(ATTACKS["em"].recipes, "fast", TINY)
-    monkeypatch.setitem(ATTACKS["em-class"].recipes, "fast", CLASS_WISE_TINY)
+RECIPES = {name: dict(ATTACKS[name].recipes) for name in ("em", "em-class")}
 
 
 def test_paper_settings():
     published = {"train_batches": 10, "relative_step": 0.1, "batch_size": 512, "stop_error": 0.01}
-    sample_wise, class_wise = (ATTACKS[name].recipes["paper"] for name in ("em", "em-class"))
+    sample_wise, class_wise = (RECIPES[name]["paper"] for name in ("em", "em-class"))
     for recipe in (sample_wise, class_wise):
         assert {key: getattr(recipe, key) for key in published} == published
         assert recipe.max_rounds >= 100
@@ -33,7 +26,7 @@ def test_paper_settings():
     assert ATTACKS["em-class"].class_conditional
 
 
-def test_noise_teaches_random_labels(tiny, image_set, make_task):
+def test_noise_teaches_random_labels(image_set, make_task):
     """Labels have nothing to do with the images: what the network gets right is the noise's work."""
     task = make_task(image_set(96, num_classes=4), epsilon=16 / 255)
     ATTACKS["em"]().craft(task)
@@ -41,8 +34,9 @@ def test_noise_teaches_random_labels(tiny, image_set, make_task):
     assert task.facts["train_error"] < 0.3
 
 
-def test_stops_when_the_error_is_low_enough(tiny, monkeypatch, image_set, make_task):
-    monkeypatch.setitem(ATTACKS["em"].recipes, "fast", replace(TINY, stop_error=1.0, max_rounds=50))
+def test_stops_when_the_error_is_low_enough(monkeypatch, image_set, make_task):
+    recipe = replace(ATTACKS["em"].recipes["fast"], stop_error=1.0, max_rounds=50)
+    monkeypatch.setitem(ATTACKS["em"].recipes, "fast", recipe)
     task = make_task(image_set())
     ATTACKS["em"]().craft(task)
     assert 1 <= task.facts["rounds"] < 50
@@ -50,7 +44,7 @@ def test_stops_when_the_error_is_low_enough(tiny, monkeypatch, image_set, make_t
 
 
 @pytest.mark.parametrize("name", ["em", "em-class"])
-def test_a_killed_craft_goes_on_to_the_same_bytes(name, tiny, image_set, make_task, tmp_path):
+def test_a_killed_craft_goes_on_to_the_same_bytes(name, image_set, make_task, tmp_path):
     data = image_set(40, num_classes=3)
     folders = tmp_path / "whole", tmp_path / "killed"
     for folder in folders:
@@ -72,7 +66,7 @@ def test_a_killed_craft_goes_on_to_the_same_bytes(name, tiny, image_set, make_ta
     assert resumed.facts["rounds"] == 3
 
 
-def test_a_finished_state_is_not_trained_again(tiny, image_set, make_task):
+def test_a_finished_state_is_not_trained_again(image_set, make_task):
     data = image_set()
     first = ATTACKS["em"]().craft(make_task(data))
     told = []
@@ -82,7 +76,7 @@ def test_a_finished_state_is_not_trained_again(tiny, image_set, make_task):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a state", b"PK\x03\x04 neither"])
-def test_damaged_state(content, tiny, image_set, make_task):
+def test_damaged_state(content, image_set, make_task):
     task = make_task(image_set())
     (task.folder / STATE).write_bytes(content)
     with pytest.raises(InputError, match=r"em-state\.pt: expected the state of an unfinished craft"):
@@ -91,7 +85,7 @@ def test_damaged_state(content, tiny, image_set, make_task):
 
 def test_class_wise_perturbation_is_the_mean_of_its_samples(image_set, make_task):
     data = image_set(30, num_classes=3)
-    recipe = replace(CLASS_WISE_TINY, max_rounds=1, batch_size=64)
+    recipe = replace(ATTACKS["em-class"].recipes["fast"], batch_size=64)
     alternation = _ClassWise(make_task(data), recipe, 8 / 255)
     rows = torch.from_numpy(alternation.subset)
     x, labels = alternation.batch(rows)
