@@ -21,7 +21,9 @@ class CMakeBuild(build_ext):
     """Configure and build with CMake; for a wheel, put the libraries beside the package's copy."""
 
     def run(self) -> None:
-        output = ROOT / "pst_fast" if self.editable_mode or self.inplace else Path(self.build_lib) / "pst_fast"
+        output = (
+            ROOT / "pst_fast" if self.editable_mode or self.inplace else Path(self.build_lib) / "pst_fast"
+        )
         output = output.resolve()
         output.mkdir(parents=True, exist_ok=True)
         folder = ROOT / "build" / "native"

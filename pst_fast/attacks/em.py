@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pst_fast.attacks.base import ATTACKS, Attack, CraftTask
 from pst_fast.attacks.integers import round_to_ball
-from pst_fast.attacks.pgd import autocast, frozen, linf_pgd_, perturbed_inputs
+from pst_fast.attacks.pgd import frozen, linf_pgd_, perturbed_inputs
 from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
+from pst_fast.precision import autocast
 
 STATE = "em-state.pt"
 # A frozen network treats every image on its own, so this changes the speed alone: small batches stay in a

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pst_fast import ops
+from pst_fast.precision import autocast, computes_in_bf16
 
 # Surrogates see (x - MEAN) / STD. One scale for all channels keeps the gradient's direction that of x.
 MEAN = 0.5
@@ -36,22 +37,10 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
 
 
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """What the surrogate computes in: bf16 where the hardware does, else fp32. Perturbations stay fp32."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16
-    return torch.float32
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """Autocast to :func:`compute_dtype`."""
-    dtype = compute_dtype(device)
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
-
-
 def perturbed_inputs(x: Tensor, delta: Tensor) -> Tensor:
     """The surrogate's input (clamp(x + delta, 0, 1) - MEAN) / STD, in the layout of ``x``."""
-    return ((x + delta).clamp_(0, 1).sub_(MEAN).div_(STD)).to(compute_dtype(x.device))
+    dtype = torch.bfloat16 if computes_in_bf16(x.device) else torch.float32
+    return (x + delta).clamp_(0, 1).sub_(MEAN).div_(STD).to(dtype)
 
 
 def linf_pgd_(

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pst_fast.attacks.base import CraftTask
-from pst_fast.attacks.pgd import autocast
 from pst_fast.data.types import epoch_order
 from pst_fast.errors import InputError
 from pst_fast.files import replacing
 from pst_fast.models import create_model
+from pst_fast.precision import autocast
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import io
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pst_fast.defenses.base import Defense, Event
 from pst_fast.errors import InputError
 from pst_fast.files import replacing
 from pst_fast.models import create_model
+from pst_fast.precision import autocast, computes_in_bf16
 from pst_fast.pst import ActivationClusterMeasurement
 from pst_fast.train.augmentation import normalise
 from pst_fast.train.metrics import MetricsLog
@@ -86,7 +86,7 @@ class Fit:
         )
         self.rows: list[dict[str, Any]] = []
         self.seconds = {"train": 0.0, "evaluate": 0.0}
-        self.autocast = use_bf16(settings.amp, device)
+        self.bf16 = computes_in_bf16(device) if settings.amp == "auto" else settings.amp == "on"
         self.augmentation = defense.augmentation()
         defense.start(self)
 
@@ -154,7 +154,7 @@ class Fit:
         inputs = self.augmentation(viewed, settings.seed, step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
-        with self._precision():
+        with autocast(self.device, self.bf16):
             logits = self.forward(inputs)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
@@ -178,13 +178,10 @@ class Fit:
         correct = torch.zeros((), device=self.device, dtype=torch.int64)
         for batch in loader.epoch(0):
             inputs = normalise(batch.images.to(self.device, non_blocking=True))
-            with self._precision():
+            with autocast(self.device, self.bf16):
                 logits = self.forward(inputs)
             correct += (logits.argmax(1) == batch.labels.to(self.device)).sum()
         return int(correct) / loader.num_samples
-
-    def _precision(self) -> Any:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
 
     def _show(self, step: int, speed: float) -> None:
         left = (self.epochs * len(self.loader) - step) * self.loader.batch_size / speed
@@ -227,16 +224,6 @@ class Fit:
             self.seconds = state["seconds"]
             torch.set_rng_state(state["rng"].cpu())
         self.log.restart(self.rows)
-
-
-def use_bf16(amp: str, device: torch.device) -> bool:
-    """Whether to train under bf16 autocast: ``auto`` asks if the device computes in bf16."""
-    if amp != "auto":
-        return amp == "on"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _seeded_model(settings: TrainSettings, num_classes: int, image_size: int) -> nn.Module:

@@ -90,7 +90,7 @@ def train(
             "seconds": {**seconds, **fit.seconds},
             "images_per_second": fit.images_per_second,
             "peak_memory_bytes": _peak_memory(device),
-            "bf16": fit.autocast,
+            "bf16": fit.bf16,
             "stages": [stage.name for stage in fit.acm.stages],
             "events": [asdict(event) for event in defense.events],
             "device": str(device),
