@@ -270,22 +270,25 @@ static void unpool_pixels(PoolJob job, const float* grad, void* features, float*
   }
 }
 
-// Welford's recurrence, one row of samples after the other: the order is the rows', whatever the threads.
+// Welford's recurrence on what exceeds the first sample (so that a large offset costs no digits), one row of
+// samples after the other: the order is the rows', whatever the threads.
 static void moments(const float* pooled, int64_t stride, int64_t columns, const int64_t* rows, int64_t count,
                     float* mean_out, float* m2_out) {
   float mean[kMomentColumns] = {}, m2[kMomentColumns] = {};
-  for (int64_t k = 0; k < count; ++k) {
+  const float* origin = count > 0 ? pooled + rows[0] * stride : m2;  // no sample: zeros
+  for (int64_t k = 1; k < count; ++k) {
     const float* x = pooled + rows[k] * stride;
     const float inverse = 1.0f / static_cast<float>(k + 1);
     for (int64_t column = 0; column < columns; ++column) {
-      const float before = x[column] - mean[column];
+      const float shifted = x[column] - origin[column];
+      const float before = shifted - mean[column];
       const float updated = mean[column] + before * inverse;
       mean[column] = updated;
-      m2[column] += before * (x[column] - updated);
+      m2[column] += before * (shifted - updated);
     }
   }
   for (int64_t column = 0; column < columns; ++column) {
-    mean_out[column] = mean[column];
+    mean_out[column] = origin[column] + mean[column];
     m2_out[column] = m2[column];
   }
 }

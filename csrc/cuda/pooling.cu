@@ -168,7 +168,8 @@ __global__ void __launch_bounds__(kThreads)
   if (k < num_classes) counts[k] = lower_bound(k + 1) - starts[k];
 }
 
-// One class's 32 columns: eight warps run Welford's recurrence on every eighth sample, then Chan's merge.
+// One class's 32 columns: eight warps run Welford's recurrence on every eighth sample, then Chan's merge. All
+// work on what exceeds the class's first sample, so that a large offset costs no digits.
 __global__ void __launch_bounds__(kThreads)
     class_moments(const float* __restrict__ pooled, const int64_t* __restrict__ order,
                   const int64_t* __restrict__ starts, int64_t columns, int64_t tiles,
@@ -178,11 +179,12 @@ __global__ void __launch_bounds__(kThreads)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t k = blockIdx.x / tiles, column = (blockIdx.x % tiles) * 32 + lane;
   const int64_t begin = starts[k], end = starts[k + 1];
-  float mean = 0, square = 0;
-  if (column < columns) {
+  float mean = 0, square = 0, origin = 0;
+  if (column < columns && begin < end) {
+    origin = pooled[order[begin] * columns + column];
     float seen = 0;
     for (int64_t at = begin + warp; at < end; at += kWarps) {
-      const float x = pooled[order[at] * columns + column];
+      const float x = pooled[order[at] * columns + column] - origin;
       seen += 1;
       const float before = x - mean;
       mean += before / seen;
@@ -203,7 +205,7 @@ __global__ void __launch_bounds__(kThreads)
     square += part_m2[w][lane] + gap * gap * (count * other / merged);
     count = merged;
   }
-  means[k * columns + column] = mean;
+  means[k * columns + column] = origin + mean;
   m2[k * columns + column] = square;
 }
 

@@ -33,8 +33,8 @@ def relative_error(value: Tensor, expected: Tensor) -> float:
     if expected.numel() == 0:
         assert value.shape == expected.shape
         return 0.0
-    difference = (value.double().cpu() - expected.double().cpu()).abs().max()
-    return float(difference / expected.double().abs().max().cpu().clamp(min=1e-30))
+    value, expected = value.detach().double().cpu(), expected.detach().double().cpu()
+    return float((value - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
 @contextmanager

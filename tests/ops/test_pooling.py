@@ -10,7 +10,7 @@ from pst_fast import ops
 from pst_fast.ops import reference
 from tests.ops.helpers import LAYOUTS, REDUCED, lay_out, relative_error, threads
 
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=25, deadline=None)
 
 maps = st.tuples(
     st.integers(0, 5), st.integers(1, 70), st.integers(1, 19), st.integers(1, 19), st.integers(1, 5)

@@ -1,0 +1,168 @@
+"""The ops as PyTorch sees them: schemas, fake kernels, autograd, torch.compile, the libraries' symbols."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pst_fast
+from pst_fast import ops
+from tests.ops.helpers import lay_out, needs_native, relative_error
+
+LIBRARIES = sorted(Path(pst_fast.__file__).parent.glob("_C*.so"))
+
+
+def _samples(name: str, device: torch.device) -> list[tuple[Any, ...]]:
+    torch.manual_seed(0)
+    labels = torch.tensor([0, 2, 2, 0], device=device)
+    maps = torch.randn(4, 3, 5, 5, device=device)
+    if name == "grid_pool":
+        return [
+            (maps.clone().requires_grad_(), 2),
+            (lay_out(maps, "channels_last").bfloat16().requires_grad_(), 3),
+            (maps[:, :, 0, 0].clone().requires_grad_(), 1),
+        ]
+    if name == "grid_pool_backward":
+        grad = torch.randn(4, 12, device=device)
+        return [(grad, 5, 7, 2, torch.float32, True), (grad, 5, 7, 2, torch.float16, False)]
+    if name == "class_channel_stats":
+        return [
+            (maps.clone().requires_grad_(), labels, 3, 2),
+            (lay_out(maps, "channels_last").clone().requires_grad_(), labels, 3, 1),
+        ]
+    if name == "class_channel_stats_backward":
+        pooled = maps.flatten(1)
+        counts, means, _ = ops.class_channel_stats(pooled, labels, 3)
+        return [(means, means + 1, pooled, labels, counts, means)]
+    if name == "augment":
+        images = torch.randint(0, 256, (4, 6, 6, 3), dtype=torch.uint8, device=device)
+        channels = torch.full((3,), 0.5, device=device)
+        jitter = (1, 2, 2, True, 0.4, 0.4, 0.4, 0.1, 0.8, 0.2)
+        return [
+            (images, None, None, *jitter, None, None, torch.float32),
+            (images, labels, images.char(), *jitter, channels, channels, torch.bfloat16),
+        ]
+    arguments = (0.1 * maps, maps, maps.sigmoid(), 0.1, 0.2, True)
+    channels = torch.full((3,), 0.5, device=device)
+    return [
+        (*arguments, None, None, None),
+        (*arguments, channels, channels, torch.empty_like(maps, dtype=torch.bfloat16)),
+    ]
+
+
+NAMES = (
+    "grid_pool",
+    "grid_pool_backward",
+    "class_channel_stats",
+    "class_channel_stats_backward",
+    "linf_step_",
+    "linf_step",
+    "l2_step_",
+    "l2_step",
+    "augment",
+)
+
+STATIC_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
+
+
+@needs_native
+@pytest.mark.parametrize("name", NAMES)
+def test_opcheck(device: torch.device, name: str) -> None:
+    op = getattr(torch.ops.pst_fast, name).default
+    for arguments in _samples(name, device):
+        if name == "class_channel_stats":
+            # opcheck's own loss adds up all outputs into the first, which here are integers.
+            torch.library.opcheck(op, arguments, test_utils=STATIC_CHECKS)
+            arguments = (arguments[0].detach(), *arguments[1:])
+        torch.library.opcheck(op, arguments)
+
+
+def _everything(features: Tensor, labels: Tensor, images: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """All ops in one graph, between others, with what is mutated used afterwards."""
+    counts, means, m2 = ops.class_channel_stats(features * 2, labels, 3, grid=2)
+    pooled = ops.grid_pool(features.relu(), 2)
+    delta = torch.zeros_like(x)
+    out = torch.empty_like(x, dtype=torch.bfloat16)
+    options = {"step_size": 0.1, "epsilon": 0.2}
+    ops.linf_step_(delta, x - 0.5, x, out=out, **options)
+    ops.l2_step_(delta, delta + 0.1, x, **options)
+    delta = ops.linf_step(delta, x, x, **options) + ops.l2_step(delta, x, x, ascend=True, **options)
+    view = ops.augment(
+        images, seed=1, offset=2, padding=1, flip=True, hue=0.1, contrast=0.4, mean=(0.5, 0.5, 0.5)
+    )
+    return counts, means, m2, pooled, delta * 3, out.float() + 1, view
+
+
+def _compare_compiled(device: torch.device, backend: str) -> None:
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    images = torch.randint(0, 256, (4, 6, 6, 3), dtype=torch.uint8, device=device)
+    x = torch.rand(4, 3, 6, 6, device=device)
+    labels = torch.tensor([0, 2, 2, 0], device=device)
+    compiled: Callable[..., tuple[Tensor, ...]] = torch.compile(_everything, fullgraph=True, backend=backend)
+    results = []
+    for run in (_everything, compiled):
+        features = torch.linspace(-1, 1, 4 * 3 * 5 * 5, device=device).view(4, 3, 5, 5).requires_grad_()
+        values = run(features, labels, images, x)
+        (values[1].sum() + values[2].sum() + values[3].pow(2).sum()).backward()
+        results.append([*values, features.grad])
+    for value, wanted in zip(results[1], results[0], strict=True):
+        assert relative_error(value, wanted) < 1e-6
+
+
+@needs_native
+def test_compiles_in_one_graph(device: torch.device) -> None:
+    _compare_compiled(device, "aot_eager")
+
+
+@needs_native
+@pytest.mark.slow
+def test_compiles_with_inductor(device: torch.device) -> None:
+    _compare_compiled(device, "inductor")
+
+
+@needs_native
+def test_offsets_do_not_recompile() -> None:
+    torch.compiler.reset()
+    images = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+
+    @torch.compile(fullgraph=True, backend=counter)
+    def run(offset: int) -> Tensor:
+        return ops.augment(images, seed=1, offset=offset, padding=1)
+
+    for offset in range(2, 12):
+        run(offset)
+    assert counter.frame_count <= 2  # the first offset, then any
+
+
+@needs_native
+def test_raw_ops_check_what_reaches_memory() -> None:
+    raw = torch.ops.pst_fast
+    x = torch.zeros(2, 3, 4, 4)
+    with pytest.raises(RuntimeError, match="delta's shape"):
+        raw.linf_step_(x, x[:, :2], x, 0.1, 0.1, False, None, None, None)
+    with pytest.raises(RuntimeError, match="labels must be"):
+        raw.class_channel_stats(x, torch.tensor([0, 7]), 3, 1)
+    with pytest.raises(RuntimeError, match="float32, bfloat16 or float16"):
+        raw.grid_pool(x.double(), 4)
+    with pytest.raises(RuntimeError, match="uint8"):
+        raw.augment(x, None, None, 0, 0, 0, False, 0, 0, 0, 0, 1, 0, None, None, torch.float32)
+
+
+@pytest.mark.skipif(not LIBRARIES, reason="the native libraries are not built")
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not there")
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
+def test_uses_the_stable_abi_alone(library: Path) -> None:
+    listing = subprocess.run(
+        ["nm", "-D", "-C", "--undefined-only", str(library)], capture_output=True, text=True, check=True
+    ).stdout
+    symbols = [line.split(maxsplit=1)[1] for line in listing.splitlines()]
+    unstable = [s for s in symbols if s.startswith(("at::", "c10::", "torch::", "caffe2::", "_Py", "Py"))]
+    assert not unstable
+    assert any(s.startswith(("aoti_torch_", "torch_")) for s in symbols)
