@@ -21,9 +21,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no parameter gradients inside, both as they were afterwards.
 
-    Without parameter gradients the backward pass saves about a third of a step's arithmetic. Batch norm
-    uses its running statistics, as in the code that the authors of error-minimising noise released, so that
-    a sample's perturbation does not depend on its neighbours in the batch.
+    Without parameter gradients the backward pass saves about a third of a step's arithmetic. Batch norm uses
+    its running statistics, so that a sample's perturbation does not depend on its neighbours in the batch.
     """
     modes = [(module, module.training) for module in model.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]

@@ -73,7 +73,9 @@ def linf_step(
     """As :func:`linf_step_`, but leaves ``delta`` alone and returns a new one in ``delta``'s layout."""
     _check("linf_step", delta, grad, x, step_size, epsilon, mean, std, out)
     if use_native(delta):
-        return torch.ops.pst_fast.linf_step(delta, grad, x, step_size, epsilon, ascend, mean, std, out)
+        if out is None:
+            return torch.ops.pst_fast.linf_step(delta, grad, x, step_size, epsilon, ascend)
+        return torch.ops.pst_fast.linf_step_out(delta, grad, x, step_size, epsilon, ascend, mean, std, out)
     with torch.no_grad():
         return reference.linf_step(
             delta, grad, x, step_size=step_size, epsilon=epsilon, ascend=ascend, mean=mean, std=std, out=out
@@ -123,7 +125,9 @@ def l2_step(
     """As :func:`l2_step_`, but leaves ``delta`` alone and returns a new one in ``delta``'s layout."""
     _check("l2_step", delta, grad, x, step_size, epsilon, mean, std, out)
     if use_native(delta):
-        return torch.ops.pst_fast.l2_step(delta, grad, x, step_size, epsilon, ascend, mean, std, out)
+        if out is None:
+            return torch.ops.pst_fast.l2_step(delta, grad, x, step_size, epsilon, ascend)
+        return torch.ops.pst_fast.l2_step_out(delta, grad, x, step_size, epsilon, ascend, mean, std, out)
     with torch.no_grad():
         return reference.l2_step(
             delta, grad, x, step_size=step_size, epsilon=epsilon, ascend=ascend, mean=mean, std=std, out=out
@@ -192,6 +196,12 @@ def _register() -> None:
 
         @library.register_fake(f"pst_fast::{name}")
         def _(
+            delta: Tensor, grad: Tensor, x: Tensor, step_size: float, epsilon: float, ascend: bool
+        ) -> Tensor:
+            return torch.empty_like(delta)
+
+        @library.register_fake(f"pst_fast::{name}_out")
+        def _(
             delta: Tensor,
             grad: Tensor,
             x: Tensor,
@@ -200,7 +210,7 @@ def _register() -> None:
             ascend: bool,
             mean: Tensor | None,
             std: Tensor | None,
-            out: Tensor | None,
+            out: Tensor,
         ) -> Tensor:
             return torch.empty_like(delta)
 
