@@ -12,18 +12,25 @@ STABLE_TORCH_LIBRARY(pst_fast, m) {
   m.def(
       "class_channel_stats_backward(Tensor grad_means, Tensor grad_m2, Tensor pooled, Tensor labels, "
       "Tensor counts, Tensor means) -> Tensor");
+  // A step that both returns a tensor and may write to one that may be None does not get through Inductor
+  // (2.15): hence two ops, one without `out` and one with.
   m.def(
       "linf_step_(Tensor(a!) delta, Tensor grad, Tensor x, float step_size, float epsilon, bool ascend, "
       "Tensor? mean, Tensor? std, Tensor(b!)? out) -> ()");
   m.def(
-      "linf_step(Tensor delta, Tensor grad, Tensor x, float step_size, float epsilon, bool ascend, "
-      "Tensor? mean, Tensor? std, Tensor(a!)? out) -> Tensor");
+      "linf_step(Tensor delta, Tensor grad, Tensor x, float step_size, float epsilon, bool ascend) -> "
+      "Tensor");
+  m.def(
+      "linf_step_out(Tensor delta, Tensor grad, Tensor x, float step_size, float epsilon, bool ascend, "
+      "Tensor? mean, Tensor? std, Tensor(a!) out) -> Tensor");
   m.def(
       "l2_step_(Tensor(a!) delta, Tensor grad, Tensor x, float step_size, float epsilon, bool ascend, "
       "Tensor? mean, Tensor? std, Tensor(b!)? out) -> ()");
   m.def(
-      "l2_step(Tensor delta, Tensor grad, Tensor x, float step_size, float epsilon, bool ascend, "
-      "Tensor? mean, Tensor? std, Tensor(a!)? out) -> Tensor");
+      "l2_step(Tensor delta, Tensor grad, Tensor x, float step_size, float epsilon, bool ascend) -> Tensor");
+  m.def(
+      "l2_step_out(Tensor delta, Tensor grad, Tensor x, float step_size, float epsilon, bool ascend, "
+      "Tensor? mean, Tensor? std, Tensor(a!) out) -> Tensor");
   m.def(
       "augment(Tensor images, Tensor? index, Tensor? delta, SymInt seed, SymInt offset, int padding, "
       "bool flip, float brightness, float contrast, float saturation, float hue, float jitter_probability, "

@@ -215,11 +215,19 @@ static void linf_step_(const Tensor& delta, const Tensor& grad, const Tensor& x,
   run_linf(prepare(delta, grad, x, mean, std, out, delta), step_size, epsilon, ascend);
 }
 
-static Tensor linf_step(const Tensor& delta, const Tensor& grad, const Tensor& x, double step_size,
-                        double epsilon, bool ascend, const MaybeTensor& mean, const MaybeTensor& std,
-                        const MaybeTensor& out) {
+static Tensor linf_step_out(const Tensor& delta, const Tensor& grad, const Tensor& x, double step_size,
+                            double epsilon, bool ascend, const MaybeTensor& mean, const MaybeTensor& std,
+                            const Tensor& out) {
   Tensor new_delta = torch::stable::empty_like(delta);
   run_linf(prepare(delta, grad, x, mean, std, out, new_delta), step_size, epsilon, ascend);
+  return new_delta;
+}
+
+static Tensor linf_step(const Tensor& delta, const Tensor& grad, const Tensor& x, double step_size,
+                        double epsilon, bool ascend) {
+  Tensor new_delta = torch::stable::empty_like(delta);
+  run_linf(prepare(delta, grad, x, std::nullopt, std::nullopt, std::nullopt, new_delta), step_size, epsilon,
+           ascend);
   return new_delta;
 }
 
@@ -229,11 +237,19 @@ static void l2_step_(const Tensor& delta, const Tensor& grad, const Tensor& x, d
   run_l2(prepare(delta, grad, x, mean, std, out, delta), step_size, epsilon, ascend);
 }
 
-static Tensor l2_step(const Tensor& delta, const Tensor& grad, const Tensor& x, double step_size,
-                      double epsilon, bool ascend, const MaybeTensor& mean, const MaybeTensor& std,
-                      const MaybeTensor& out) {
+static Tensor l2_step_out(const Tensor& delta, const Tensor& grad, const Tensor& x, double step_size,
+                          double epsilon, bool ascend, const MaybeTensor& mean, const MaybeTensor& std,
+                          const Tensor& out) {
   Tensor new_delta = torch::stable::empty_like(delta);
   run_l2(prepare(delta, grad, x, mean, std, out, new_delta), step_size, epsilon, ascend);
+  return new_delta;
+}
+
+static Tensor l2_step(const Tensor& delta, const Tensor& grad, const Tensor& x, double step_size,
+                      double epsilon, bool ascend) {
+  Tensor new_delta = torch::stable::empty_like(delta);
+  run_l2(prepare(delta, grad, x, std::nullopt, std::nullopt, std::nullopt, new_delta), step_size, epsilon,
+         ascend);
   return new_delta;
 }
 
@@ -242,6 +258,8 @@ static Tensor l2_step(const Tensor& delta, const Tensor& grad, const Tensor& x, 
 STABLE_TORCH_LIBRARY_IMPL(pst_fast, CPU, m) {
   m.impl("linf_step_", TORCH_BOX(&pst::cpu::linf_step_));
   m.impl("linf_step", TORCH_BOX(&pst::cpu::linf_step));
+  m.impl("linf_step_out", TORCH_BOX(&pst::cpu::linf_step_out));
   m.impl("l2_step_", TORCH_BOX(&pst::cpu::l2_step_));
   m.impl("l2_step", TORCH_BOX(&pst::cpu::l2_step));
+  m.impl("l2_step_out", TORCH_BOX(&pst::cpu::l2_step_out));
 }

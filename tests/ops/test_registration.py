@@ -49,8 +49,11 @@ def _samples(name: str, device: torch.device) -> list[tuple[Any, ...]]:
         ]
     arguments = (0.1 * maps, maps, maps.sigmoid(), 0.1, 0.2, True)
     channels = torch.full((3,), 0.5, device=device)
+    if not name.endswith(("_", "_out")):
+        return [arguments]
+    empty = [] if name.endswith("_out") else [(*arguments, None, None, None)]
     return [
-        (*arguments, None, None, None),
+        *empty,
         (*arguments, channels, channels, torch.empty_like(maps, dtype=torch.bfloat16)),
     ]
 
@@ -62,8 +65,10 @@ NAMES = (
     "class_channel_stats_backward",
     "linf_step_",
     "linf_step",
+    "linf_step_out",
     "l2_step_",
     "l2_step",
+    "l2_step_out",
     "augment",
 )
 
@@ -91,7 +96,8 @@ def _everything(features: Tensor, labels: Tensor, images: Tensor, x: Tensor) -> 
     options = {"step_size": 0.1, "epsilon": 0.2}
     ops.linf_step_(delta, x - 0.5, x, out=out, **options)
     ops.l2_step_(delta, delta + 0.1, x, **options)
-    delta = ops.linf_step(delta, x, x, **options) + ops.l2_step(delta, x, x, ascend=True, **options)
+    delta = ops.linf_step(delta, x, x, out=out, **options) * ops.linf_step(delta, x, x, **options)
+    delta = delta + ops.l2_step(delta, x, x, ascend=True, **options)
     view = ops.augment(
         images, seed=1, offset=2, padding=1, flip=True, hue=0.1, contrast=0.4, mean=(0.5, 0.5, 0.5)
     )
