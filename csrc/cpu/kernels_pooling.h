@@ -274,10 +274,12 @@ static void unpool_pixels(PoolJob job, const float* grad, void* features, float*
 // samples after the other: the order is the rows', whatever the threads.
 static void moments(const float* pooled, int64_t stride, int64_t columns, const int64_t* rows, int64_t count,
                     float* mean_out, float* m2_out) {
-  float mean[kMomentColumns] = {}, m2[kMomentColumns] = {};
-  const float* origin = count > 0 ? pooled + rows[0] * stride : m2;  // no sample: zeros
+  float origin[kMomentColumns] = {}, mean[kMomentColumns] = {}, m2[kMomentColumns] = {};
+  for (int64_t column = 0; column < columns && count > 0; ++column) {
+    origin[column] = pooled[rows[0] * stride + column];
+  }
   for (int64_t k = 1; k < count; ++k) {
-    const float* x = pooled + rows[k] * stride;
+    const float* __restrict x = pooled + rows[k] * stride;
     const float inverse = 1.0f / static_cast<float>(k + 1);
     for (int64_t column = 0; column < columns; ++column) {
       const float shifted = x[column] - origin[column];
