@@ -109,7 +109,7 @@ def draw(labels: np.ndarray, seed: int) -> np.ndarray:
     background = _texture(rng, count, across, down, column)
     foreground = _texture(rng, count, across, down, column)
     # the two differ by at least some contrast, of either sign, so that no colour tells anything
-    contrast = column(0.22, 0.48) * np.where(rng.random((count, 1, 1, 1)) < 0.5, -1, 1).astype(np.float32)
+    contrast = column(0.2, 0.45) * np.where(rng.random((count, 1, 1, 1)) < 0.5, -1, 1).astype(np.float32)
     image = background + inside * (foreground - background + contrast)
     image = image.reshape(count, SIZE, _SUPERSAMPLING, SIZE, _SUPERSAMPLING, 3).mean((2, 4))
     image += rng.normal(0, 0.008, image.shape).astype(np.float32)
@@ -140,4 +140,4 @@ def _image_set(per_class: int, seed: int) -> ImageSet:
 @DATASETS.register("demo")
 def demo(data_dir: Path | None) -> ArraySource:
     """2,000 training and 1,000 test images of ten shapes at 32x32; nothing is read or downloaded."""
-    return ArraySource(_image_set(TRAIN_PER_CLASS, 11), _image_set(TEST_PER_CLASS, 12), version="1")
+    return ArraySource(_image_set(TRAIN_PER_CLASS, 11), _image_set(TEST_PER_CLASS, 12), version="2")
