@@ -121,20 +121,39 @@ static void pool_planes(PoolJob job, const void* features, float* pooled, int64_
   }
 }
 
-// Sums of kVectors * kLanes channels over the pixels of a cell, whose rows are row_stride apart.
+// Adds kVectors * kLanes channels of one row of a cell, and scales.
 template <int kVectors, typename T>
-PST_INLINE void sum_pixels(const T* cell, int64_t rows, int64_t columns, int64_t row_stride, int64_t channels,
-                           float inverse, float* to) {
+PST_INLINE void add_pixels(const T* pixel, int64_t columns, int64_t channels, bool is_first, float scale,
+                           float* to) {
   Lanes sums[kVectors] = {};
-  for (int64_t row = 0; row < rows; ++row) {
-    const T* pixel = cell + row * row_stride;
-    for (int64_t column = 0; column < columns; ++column, pixel += channels) {
+  for (int64_t column = 0; column < columns; ++column, pixel += channels) {
 #pragma GCC unroll 8
-      for (int k = 0; k < kVectors; ++k) sums[k] += load_lanes(pixel + k * kLanes);
-    }
+    for (int k = 0; k < kVectors; ++k) sums[k] += load_lanes(pixel + k * kLanes);
   }
 #pragma GCC unroll 8
-  for (int k = 0; k < kVectors; ++k) store_lanes(sums[k] * inverse, to + k * kLanes);
+  for (int k = 0; k < kVectors; ++k) {
+    if (!is_first) sums[k] += load_lanes(to + k * kLanes);
+    store_lanes(sums[k] * scale, to + k * kLanes);
+  }
+}
+
+// Sums of one row of a cell over its columns, all channels; the last row's are scaled to means. Sums of sums:
+// rounding grows with the sides, not with the area.
+template <typename T>
+PST_INLINE void add_cell_row(const T* pixel, int64_t columns, int64_t channels, bool is_first, float scale,
+                             float* to) {
+  int64_t channel = 0;
+  for (; channel + 8 * kLanes <= channels; channel += 8 * kLanes) {
+    add_pixels<8>(pixel + channel, columns, channels, is_first, scale, to + channel);
+  }
+  for (; channel + kLanes <= channels; channel += kLanes) {
+    add_pixels<1>(pixel + channel, columns, channels, is_first, scale, to + channel);
+  }
+  for (; channel < channels; ++channel) {
+    float sum = 0;
+    for (int64_t column = 0; column < columns; ++column) sum += widen(pixel[column * channels + channel]);
+    to[channel] = (is_first ? sum : to[channel] + sum) * scale;
+  }
 }
 
 // [rows, columns] to [columns, rows].
@@ -169,29 +188,15 @@ static void pool_pixels(PoolJob job, const void* features, float* pooled, float*
     const T* image = static_cast<const T*>(features) + sample * job.height * row_stride;
     float* out = pooled + sample * channels * cells;
     float* by_cell = grid == 1 ? out : scratch;  // [cells, channels]
-    for (int64_t i = 0; i < grid; ++i) {
+    for (int64_t i = 0; i < grid; ++i) {         // row by row, so that memory is read in its order
       const int64_t rows = job.bottom(i) - job.top(i);
-      for (int64_t j = 0; j < grid; ++j) {
-        const T* cell = image + job.top(i) * row_stride + job.left(j) * channels;
-        float* to = by_cell + (i * grid + j) * channels;
-        const int64_t columns = job.right(j) - job.left(j);
-        const float inverse = 1.0f / static_cast<float>(rows * columns);
-        int64_t channel = 0;
-        for (; channel + 8 * kLanes <= channels; channel += 8 * kLanes) {
-          sum_pixels<8>(cell + channel, rows, columns, row_stride, channels, inverse, to + channel);
-        }
-        for (; channel + kLanes <= channels; channel += kLanes) {
-          sum_pixels<1>(cell + channel, rows, columns, row_stride, channels, inverse, to + channel);
-        }
-        for (; channel < channels; ++channel) {
-          float sum = 0;
-          for (int64_t row = 0; row < rows; ++row) {
-            const T* pixel = cell + row * row_stride + channel;
-            float row_sum = 0;  // sums of sums: rounding grows with the sides, not with the area
-            for (int64_t column = 0; column < columns; ++column) row_sum += widen(pixel[column * channels]);
-            sum += row_sum;
-          }
-          to[channel] = sum * inverse;
+      for (int64_t row = 0; row < rows; ++row) {
+        const T* pixels = image + (job.top(i) + row) * row_stride;
+        for (int64_t j = 0; j < grid; ++j) {
+          const int64_t columns = job.right(j) - job.left(j);
+          const float scale = row + 1 < rows ? 1.0f : 1.0f / static_cast<float>(rows * columns);
+          add_cell_row(pixels + job.left(j) * channels, columns, channels, row == 0, scale,
+                       by_cell + (i * grid + j) * channels);
         }
       }
     }
