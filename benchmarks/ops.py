@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line's options."""
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--threads", type=int, help="CPU threads, for all sides (default: PyTorch's)")
-    parser.add_argument("--only", default="", help="substring of the ops to run")
+    parser.add_argument("--only", default="", help="ops to run, by parts of their names, with commas between")
     parser.add_argument(
         "--sizes", choices=("small", "large", "all"), default="small", help="32 or 224 pixels"
     )
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     print(layout.format(*header))
     rows = []
     for case in cases(device, args.sizes):
-        if args.only not in case.op:
+        if not any(part in case.op for part in args.only.split(",")):
             continue
         row = measure(case, device, args.seconds, args.best, compiled=not args.no_compile)
         row["fraction_of_copy"] = row["gigabytes_per_second"] / bandwidth
