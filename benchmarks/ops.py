@@ -160,6 +160,8 @@ def cases(device: torch.device, sizes: str) -> Iterator[Case]:
             yield from _step_cases(device, shape, last)
     for shape in images:
         yield from _augment_cases(device, shape)
+    for shape in [(10_000, 32, 32, 3)] * small + [(256, 224, 224, 3)] * large:
+        yield _pixel_case(device, shape)
 
 
 def _name(shape: tuple[int, ...], *words: str) -> str:
@@ -247,3 +249,18 @@ def _augment_cases(device: torch.device, shape: tuple[int, ...]) -> Iterator[Cas
             options,
             nbytes,
         )
+
+
+def _pixel_case(device: torch.device, shape: tuple[int, ...]) -> Case:
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    labels = torch.arange(shape[0], device=device) % 10
+    arguments = (images, labels, 10)
+    return Case(
+        "class_pixel_sums",
+        _name(shape, "10 classes"),
+        lambda a=arguments: ops.class_pixel_sums(*a),
+        reference.class_pixel_sums,
+        arguments,
+        {},
+        total_bytes(images) + 8 * 10 * 9 * shape[1] * shape[2],
+    )

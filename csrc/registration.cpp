@@ -12,6 +12,9 @@ STABLE_TORCH_LIBRARY(pst_fast, m) {
   m.def(
       "class_channel_stats_backward(Tensor grad_means, Tensor grad_m2, Tensor pooled, Tensor labels, "
       "Tensor counts, Tensor means) -> Tensor");
+  m.def(
+      "class_pixel_sums(Tensor images, Tensor labels, int num_classes) "
+      "-> (Tensor counts, Tensor sums, Tensor products)");
   // A step that both returns a tensor and may write to one that may be None does not get through Inductor
   // (2.15): hence two ops, one without `out` and one with.
   m.def(

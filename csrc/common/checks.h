@@ -36,7 +36,7 @@ inline void check_labels(const Tensor& labels, const Tensor& features, int64_t n
   STD_TORCH_CHECK(
       labels.scalar_type() == ScalarType::Long && labels.dim() == 1 && labels.size(0) == features.size(0),
       "labels must be int64 [N]");
-  STD_TORCH_CHECK(same_device(labels, features), "labels must be on features' device");
+  STD_TORCH_CHECK(same_device(labels, features), "labels must be on the samples' device");
   STD_TORCH_CHECK(num_classes >= 1, "num_classes must be at least 1");
 }
 
@@ -54,6 +54,12 @@ inline void check_stats_backward(const Tensor& grad_means, const Tensor& grad_m2
       counts.scalar_type() == ScalarType::Long && counts.is_contiguous() && same_device(counts, pooled),
       "counts must be int64");
   check_labels(labels, pooled, means.size(0));
+}
+
+inline void check_class_images(const Tensor& images, const Tensor& labels, int64_t num_classes) {
+  STD_TORCH_CHECK(images.scalar_type() == ScalarType::Byte && images.dim() == 4 && images.size(3) == 3,
+                  "images must be uint8 [N, H, W, 3]");
+  check_labels(labels, images, num_classes);
 }
 
 inline void check_step(const Tensor& delta, const Tensor& grad, const Tensor& x, const MaybeTensor& mean,

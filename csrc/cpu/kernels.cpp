@@ -3,6 +3,7 @@
 #include "cpu/kernels.h"
 
 #include "cpu/kernels_augment.h"
+#include "cpu/kernels_pixels.h"
 #include "cpu/kernels_pooling.h"
 #include "cpu/kernels_steps.h"
 
@@ -21,6 +22,7 @@ const Kernels PST_TABLE = {
     {unpool_pixels<float>, unpool_pixels<BFloat16>, unpool_pixels<Half>},
     moments,
     moments_backward,
+    pixel_sums,
     {{step_row<LinfMove, float, float>, step_row<LinfMove, float, BFloat16>, step_row<LinfMove, float, Half>},
      {step_row<LinfMove, BFloat16, float>, step_row<LinfMove, BFloat16, BFloat16>,
       step_row<LinfMove, BFloat16, Half>},

@@ -67,6 +67,10 @@ struct Kernels {
                   float* mean, float* m2);
   void (*moments_backward)(const float* pooled, const float* mean, const float* grad_mean,
                            const float* grad_m2, float inverse_count, int64_t columns, float* grad);
+  // Over the given images, `stride` bytes apart, of `pixels` (at most kSumPixels) pixels: the sums of the
+  // channels (3 each) and of the products of two of them (6 each).
+  void (*pixel_sums)(const uint8_t* images, int64_t stride, int64_t pixels, const int64_t* rows,
+                     int64_t count, int64_t* sums, int64_t* products);
   void (*linf_row[kStorages][kStorages])(const StepRow&, LinfMove);
   void (*l2_row[kStorages][kStorages])(const StepRow&, L2Move);
   void (*l2_sums[kStorages])(const StepRow&, L2Sums*);        // adds to the sums
@@ -75,6 +79,7 @@ struct Kernels {
 };
 
 constexpr int64_t kMomentColumns = 256;
+constexpr int64_t kSumPixels = 256;
 
 const Kernels& kernels();
 

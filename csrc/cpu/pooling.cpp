@@ -3,6 +3,7 @@
 
 #include "common/cells.h"
 #include "common/checks.h"
+#include "cpu/groups.h"
 #include "cpu/kernels.h"
 #include "cpu/storage.h"
 
@@ -77,30 +78,6 @@ static Tensor grid_pool_backward(const Tensor& grad, int64_t height, int64_t wid
   return features;
 }
 
-// Samples grouped by class, in their order within each: rows[starts[k]..starts[k+1]) belong to class k.
-struct Groups {
-  std::vector<int64_t> rows, starts;
-};
-
-static Groups group(const Tensor& labels, int64_t num_classes) {
-  const int64_t samples = labels.size(0), stride = labels.stride(0);
-  const int64_t* label = labels.const_data_ptr<int64_t>();
-  Groups groups{std::vector<int64_t>(static_cast<size_t>(samples)),
-                std::vector<int64_t>(static_cast<size_t>(num_classes) + 1)};
-  for (int64_t i = 0; i < samples; ++i) {
-    const int64_t k = label[i * stride];
-    STD_TORCH_CHECK(k >= 0 && k < num_classes, "class_channel_stats: labels must be in [0, ", num_classes,
-                    "), got ", k);
-    ++groups.starts[static_cast<size_t>(k) + 1];
-  }
-  for (size_t k = 1; k < groups.starts.size(); ++k) groups.starts[k] += groups.starts[k - 1];
-  std::vector<int64_t> next(groups.starts.begin(), groups.starts.end() - 1);
-  for (int64_t i = 0; i < samples; ++i) {
-    groups.rows[static_cast<size_t>(next[static_cast<size_t>(label[i * stride])]++)] = i;
-  }
-  return groups;
-}
-
 static std::tuple<Tensor, Tensor, Tensor> class_channel_stats(const Tensor& features, const Tensor& labels,
                                                               int64_t num_classes, int64_t grid) {
   const PoolShape shape = pool_shape(features, grid);
@@ -117,9 +94,7 @@ static std::tuple<Tensor, Tensor, Tensor> class_channel_stats(const Tensor& feat
   int64_t* count = counts.mutable_data_ptr<int64_t>();
   float *mean = means.mutable_data_ptr<float>(), *square = m2.mutable_data_ptr<float>();
   const int64_t blocks = (columns + kMomentColumns - 1) / kMomentColumns;
-  for (int64_t k = 0; k < num_classes; ++k) {
-    count[k] = groups.starts[static_cast<size_t>(k) + 1] - groups.starts[static_cast<size_t>(k)];
-  }
+  for (int64_t k = 0; k < num_classes; ++k) count[k] = groups.count(k);
   // A task is one class's block of columns: whole, so that threads change nothing in the order of sums.
   const int64_t tasks = num_classes * blocks;
   const int64_t work = shape.samples * columns + num_classes * columns;
@@ -127,9 +102,8 @@ static std::tuple<Tensor, Tensor, Tensor> class_channel_stats(const Tensor& feat
     for (int64_t task = begin; task < end; ++task) {
       const int64_t k = task / blocks, column = task % blocks * kMomentColumns;
       const int64_t width = columns - column < kMomentColumns ? columns - column : kMomentColumns;
-      kernels().moments(from + column, columns, width,
-                        groups.rows.data() + groups.starts[static_cast<size_t>(k)], count[k],
-                        mean + k * columns + column, square + k * columns + column);
+      kernels().moments(from + column, columns, width, groups.begin(k), count[k], mean + k * columns + column,
+                        square + k * columns + column);
     }
   });
   return {counts, means, m2};

@@ -1,6 +1,7 @@
 // grid_pool and class_channel_stats on CUDA. No atomics: every sum has one order.
 #include "common/cells.h"
 #include "common/checks.h"
+#include "cuda/groups.h"
 #include "cuda/launch.h"
 
 namespace pst::cuda {
@@ -138,34 +139,6 @@ __global__ void __launch_bounds__(kThreads)
         pixel_grad(map, from + static_cast<int64_t>(channel) * cells, row, pixel - row * map.width);
     narrow(value, features + at * map.channels + channel);
   }
-}
-
-// First position of each class in the sorted labels; the last entry is the number of samples.
-__global__ void __launch_bounds__(kThreads)
-    class_starts(const int64_t* __restrict__ sorted, int64_t samples, int64_t num_classes,
-                 int64_t* __restrict__ starts, int64_t* __restrict__ counts) {
-  const int64_t k = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (k == 0 && samples > 0 && (sorted[0] < 0 || sorted[samples - 1] >= num_classes)) {
-    printf("pst_fast::class_channel_stats: labels must be in [0, %lld), got %lld\n",
-           static_cast<long long>(num_classes),
-           static_cast<long long>(sorted[0] < 0 ? sorted[0] : sorted[samples - 1]));
-    __trap();
-  }
-  if (k > num_classes) return;
-  const auto lower_bound = [&](int64_t value) {
-    int64_t low = 0, high = samples;
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      if (sorted[middle] < value) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    return low;
-  };
-  starts[k] = lower_bound(k);
-  if (k < num_classes) counts[k] = lower_bound(k + 1) - starts[k];
 }
 
 // One class's 32 columns: eight warps run Welford's recurrence on every eighth sample, then Chan's merge. All
@@ -323,23 +296,18 @@ static std::tuple<Tensor, Tensor, Tensor> class_channel_stats(const Tensor& feat
   check_labels(labels, features, num_classes);
   const Launch launch(features);
   const int64_t columns = shape.columns();
-  Tensor counts = new_empty(features, {num_classes}, ScalarType::Long);
-  Tensor starts = new_empty(features, {num_classes + 1}, ScalarType::Long);
   Tensor means = new_empty(features, {num_classes, columns}, ScalarType::Float);
   Tensor m2 = new_empty(features, {num_classes, columns}, ScalarType::Float);
-  const auto [sorted, order] = stable_sort(labels);
-  class_starts<<<blocks_for(num_classes + 1, kThreads), kThreads, 0, launch.stream()>>>(
-      sorted.const_data_ptr<int64_t>(), shape.samples, num_classes, starts.mutable_data_ptr<int64_t>(),
-      counts.mutable_data_ptr<int64_t>());
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-  if (columns == 0) return {counts, means, m2};
+  const Groups groups(launch, labels, num_classes);
+  if (columns == 0) return {groups.counts, means, m2};
   const Tensor pooled = grid_pool(features, grid);
   const int64_t tiles = (columns + 31) / 32;
   class_moments<<<blocks_for(tiles * num_classes, 1), kThreads, 0, launch.stream()>>>(
-      pooled.const_data_ptr<float>(), order.const_data_ptr<int64_t>(), starts.const_data_ptr<int64_t>(),
-      columns, tiles, means.mutable_data_ptr<float>(), m2.mutable_data_ptr<float>());
+      pooled.const_data_ptr<float>(), groups.rows.const_data_ptr<int64_t>(),
+      groups.starts.const_data_ptr<int64_t>(), columns, tiles, means.mutable_data_ptr<float>(),
+      m2.mutable_data_ptr<float>());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
-  return {counts, means, m2};
+  return {groups.counts, means, m2};
 }
 
 static Tensor class_channel_stats_backward(const Tensor& grad_means, const Tensor& grad_m2,

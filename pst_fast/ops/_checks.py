@@ -40,3 +40,23 @@ def check_number(op: str, name: str, value: float, low: float, high: float) -> N
     if not low <= value <= high:
         limits = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
         raise ValueError(f"{op}: {name} must be {limits}, got {value}")
+
+
+def check_labels(op: str, labels: Tensor, samples: Tensor, name: str, num_classes: int) -> None:
+    """TypeError or ValueError unless ``labels`` are int64 [N] beside ``samples`` (called ``name``)."""
+    check_dtype(op, "labels", labels, [torch.int64])
+    if labels.dim() != 1 or labels.shape[0] != samples.shape[0]:
+        raise ValueError(
+            f"{op}: labels must have the shape [{samples.shape[0]}] (one a sample), got {list(labels.shape)}"
+        )
+    check_device(op, "labels", labels, samples, name)
+    if num_classes < 1:
+        raise ValueError(f"{op}: num_classes must be at least 1, got {num_classes}")
+
+
+def check_label_range(op: str, labels: Tensor, num_classes: int) -> None:
+    """RuntimeError unless labels on the CPU are in [0, num_classes), as the native ops raise it."""
+    if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():
+        low, high = (int(bound) for bound in labels.aminmax())
+        if low < 0 or high >= num_classes:
+            raise RuntimeError(f"{op}: labels must be in [0, {num_classes}), got {low if low < 0 else high}")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pst_fast.ops import reference
 from pst_fast.ops._backend import HAS_CPU, use_native
-from pst_fast.ops._checks import REDUCED, check_device, check_dtype
+from pst_fast.ops._checks import REDUCED, check_dtype, check_label_range, check_labels
 
 
 def grid_pool(features: Tensor, grid: int = 4) -> Tensor:
@@ -61,20 +61,10 @@ def class_channel_stats(
     """
     op = "class_channel_stats"
     _check_features(op, features, grid)
-    check_dtype(op, "labels", labels, [torch.int64])
-    if labels.dim() != 1 or labels.shape[0] != features.shape[0]:
-        raise ValueError(
-            f"{op}: labels must have the shape [{features.shape[0]}] (one a sample), got {list(labels.shape)}"
-        )
-    check_device(op, "labels", labels, features, "features")
-    if num_classes < 1:
-        raise ValueError(f"{op}: num_classes must be at least 1, got {num_classes}")
+    check_labels(op, labels, features, "features", num_classes)
     if use_native(features):
         return torch.ops.pst_fast.class_channel_stats(features, labels, num_classes, grid)
-    if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():
-        low, high = (int(bound) for bound in labels.aminmax())
-        if low < 0 or high >= num_classes:
-            raise RuntimeError(f"{op}: labels must be in [0, {num_classes}), got {low if low < 0 else high}")
+    check_label_range(op, labels, num_classes)
     return reference.class_channel_stats(features, labels, num_classes, grid)
 
 

@@ -25,6 +25,9 @@ from pst_fast.ops.reference_augment import (
     philox as philox,
 )
 
+#: The six products of two channels, in the order of :func:`class_pixel_sums`.
+CHANNEL_PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+
 
 def grid_pool(features: Tensor, grid: int = 4) -> Tensor:
     """Twin of :func:`pst_fast.ops.grid_pool`."""
@@ -44,6 +47,20 @@ def class_channel_stats(
     means = zeros.index_add(0, labels, pooled) / counts.clamp(min=1).unsqueeze(1)
     deviations = pooled - means.index_select(0, labels)
     return counts, means, zeros.index_add(0, labels, deviations.square())
+
+
+def class_pixel_sums(images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Twin of :func:`pst_fast.ops.class_pixel_sums`, a few images at a time for the sake of memory."""
+    height, width = images.shape[1:3]
+    counts = labels.new_zeros(num_classes).index_add(0, labels, torch.ones_like(labels))
+    sums = labels.new_zeros(num_classes, height, width, 3)
+    products = labels.new_zeros(num_classes, height, width, 6)
+    first, second = ([a for a, _ in CHANNEL_PAIRS], [b for _, b in CHANNEL_PAIRS])
+    for some, of in zip(images.split(256), labels.split(256), strict=True):
+        wide = some.long()
+        sums.index_add_(0, of, wide)
+        products.index_add_(0, of, wide[..., first] * wide[..., second])
+    return counts, sums, products
 
 
 def linf_step(

@@ -39,6 +39,8 @@ def _samples(name: str, device: torch.device) -> list[tuple[Any, ...]]:
         pooled = maps.flatten(1)
         counts, means, _ = ops.class_channel_stats(pooled, labels, 3)
         return [(means, means + 1, pooled, labels, counts, means)]
+    if name == "class_pixel_sums":
+        return [(torch.randint(0, 256, (4, 6, 5, 3), dtype=torch.uint8, device=device), labels, 3)]
     if name == "augment":
         images = torch.randint(0, 256, (4, 6, 6, 3), dtype=torch.uint8, device=device)
         channels = torch.full((3,), 0.5, device=device)
@@ -63,6 +65,7 @@ NAMES = (
     "grid_pool_backward",
     "class_channel_stats",
     "class_channel_stats_backward",
+    "class_pixel_sums",
     "linf_step_",
     "linf_step",
     "linf_step_out",
@@ -155,6 +158,8 @@ def test_raw_ops_check_what_reaches_memory() -> None:
         raw.linf_step_(x, x[:, :2], x, 0.1, 0.1, False, None, None, None)
     with pytest.raises(RuntimeError, match="labels must be"):
         raw.class_channel_stats(x, torch.tensor([0, 7]), 3, 1)
+    with pytest.raises(RuntimeError, match="labels must be"):
+        raw.class_pixel_sums(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.tensor([0, -1]), 3)
     with pytest.raises(RuntimeError, match="float32, bfloat16 or float16"):
         raw.grid_pool(x.double(), 4)
     with pytest.raises(RuntimeError, match="uint8"):
