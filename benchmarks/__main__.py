@@ -2,6 +2,9 @@
 
 import argparse
 import importlib
+import sys
+
+from pst_fast.errors import InputError
 
 MODULES = {
     "ops": "the fused ops against PyTorch eager and torch.compile of their twins",
@@ -18,7 +21,11 @@ def main() -> None:
     module = importlib.import_module(f"benchmarks.{chosen.name}")
     own = argparse.ArgumentParser(prog=f"python -m benchmarks {chosen.name}", description=module.__doc__)
     module.add_arguments(own)
-    module.run(own.parse_args(rest))
+    try:
+        module.run(own.parse_args(rest))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

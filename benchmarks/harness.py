@@ -2,9 +2,35 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+
+STEADY = 0.2
+"""The largest spread at which a ratio of two medians is worth printing."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one candidate, median or least; the quartiles' distance, as a share of the median."""
+
+    milliseconds: float
+    spread: float
+
+    @classmethod
+    def of(cls, values: Sequence[float], best: bool = False) -> "Timing":
+        """From at least two repetitions."""
+        median = statistics.median(values)
+        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(min(values) if best else median, (high - low) / median)
+
+
+def ratio(slow: Timing | None, fast: Timing, best: bool = False) -> float | None:
+    """How many times faster ``fast`` is; None where either is missing or, unless ``best``, not steady."""
+    if slow is None or (not best and max(slow.spread, fast.spread) > STEADY):
+        return None
+    return slow.milliseconds / fast.milliseconds
 
 
 def compare(
@@ -13,8 +39,8 @@ def compare(
     seconds: float = 1.0,
     minimum: int = 7,
     best: bool = False,
-) -> dict[str, float]:
-    """Median milliseconds of each candidate; the fastest repetition's if ``best``.
+) -> dict[str, Timing]:
+    """Time each candidate: its median repetition, or its fastest if ``best``.
 
     The candidates take turns, so that whatever else the machine does falls on all of them alike.
 
@@ -35,8 +61,7 @@ def compare(
     while time.perf_counter() < until or len(next(iter(times.values()))) < minimum:
         for name, call in candidates.items():
             times[name].append(clock(call))
-    choose = min if best else statistics.median
-    return {name: choose(values) for name, values in times.items()}
+    return {name: Timing.of(values, best) for name, values in times.items()}
 
 
 def _cpu_ms(call: Callable[[], object]) -> float:
@@ -60,8 +85,8 @@ def copy_bandwidth(device: torch.device, nbytes: int = 1 << 28) -> float:
     source = torch.empty(nbytes // 4, device=device)
     target = torch.empty_like(source)
     source.fill_(1)
-    milliseconds = compare({"copy": lambda: target.copy_(source)}, device, seconds=0.5)["copy"]
-    return 2 * nbytes / milliseconds / 1e6
+    timing = compare({"copy": lambda: target.copy_(source)}, device, seconds=0.5)["copy"]
+    return 2 * nbytes / timing.milliseconds / 1e6
 
 
 def total_bytes(*tensors: torch.Tensor | None) -> int:

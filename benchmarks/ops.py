@@ -1,7 +1,7 @@
 """The fused ops against PyTorch eager and torch.compile of the same reference, dtype and memory format.
 
 GB/s counts the fewest bytes that the op must move (each input read once, each output written once), next to a
-copy measured in the same run.
+copy measured in the same run. A ratio of which either side's quartiles lie more than 20 % apart is not given.
 """
 
 import argparse
@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import compare, copy_bandwidth, total_bytes
+from benchmarks.harness import compare, copy_bandwidth, ratio, total_bytes
 from pst_fast import ops
+from pst_fast.errors import InputError
+from pst_fast.files import write_json
 from pst_fast.manifest import environment
 from pst_fast.ops import reference
 
@@ -61,33 +63,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--best", action="store_true", help="fastest repetition, not the median (on a machine in use)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser.add_argument(
+        "--compare", type=Path, metavar="FILE", help="rows of an earlier --json to set beside these"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
     device = torch.device(args.device)
     if not ops.is_native(device):
-        raise SystemExit(f"benchmarks: the native ops for {device.type} are not built")
+        raise InputError(f"--device: expected one with native ops, got {device.type}, whose are not built")
     if args.threads:
         torch.set_num_threads(args.threads)
+    earlier = _earlier(args.compare) if args.compare else {}
     bandwidth = copy_bandwidth(device)
     where = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     )
     print(f"{where}; torch {torch.__version__}; copy: {bandwidth:.1f} GB/s\n")
-    header = (
-        "op",
-        "shape",
-        "native ms",
-        "eager ms",
-        "compiled ms",
-        "eager/nat",
-        "comp/nat",
-        "GB/s",
-        "of copy",
-    )
-    layout = "{:<20} {:<38} {:>10} {:>10} {:>12} {:>10} {:>9} {:>7} {:>8}"
-    print(layout.format(*header))
+    print(LAYOUT.format(*HEADER))
     rows = []
     for case in cases(device, args.sizes):
         if not any(part in case.op for part in args.only.split(",")):
@@ -95,21 +89,7 @@ def run(args: argparse.Namespace) -> None:
         row = measure(case, device, args.seconds, args.best, compiled=not args.no_compile)
         row["fraction_of_copy"] = row["gigabytes_per_second"] / bandwidth
         rows.append(row)
-        has_compiled = row["compiled_ms"] is not None
-        print(
-            layout.format(
-                row["op"],
-                row["shape"],
-                f"{row['native_ms']:.3f}",
-                f"{row['eager_ms']:.3f}",
-                f"{row['compiled_ms']:.3f}" if has_compiled else "-",
-                f"{row['eager_ratio']:.1f}x",
-                f"{row['compiled_ratio']:.1f}x" if has_compiled else "-",
-                f"{row['gigabytes_per_second']:.1f}",
-                f"{row['fraction_of_copy']:.0%}",
-            ),
-            flush=True,
-        )
+        print(_line(row, earlier.get((row["op"], row["shape"]))), flush=True)
     if args.json:
         result = {
             "device": where,
@@ -119,7 +99,42 @@ def run(args: argparse.Namespace) -> None:
             "rows": rows,
             "environment": environment(),
         }
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, result)
+
+
+HEADER = (
+    "op", "shape", "native ms", "spread", "eager ms", "compiled ms", "eager/nat", "comp/nat",
+    "GB/s", "of copy", "earlier/now",
+)  # fmt: skip
+LAYOUT = "{:<20} {:<42} {:>9} {:>7} {:>9} {:>11} {:>9} {:>8} {:>6} {:>7} {:>11}"
+
+
+def _line(row: dict[str, Any], earlier_ms: float | None) -> str:
+    def cell(value: float | None, form: str) -> str:
+        return "-" if value is None else form.format(value)
+
+    return LAYOUT.format(
+        row["op"],
+        row["shape"],
+        cell(row["native_ms"], "{:.3f}"),
+        cell(row["native_spread"], "{:.0%}"),
+        cell(row["eager_ms"], "{:.3f}"),
+        cell(row["compiled_ms"], "{:.3f}"),
+        cell(row["eager_ratio"], "{:.1f}x"),
+        cell(row["compiled_ratio"], "{:.1f}x"),
+        cell(row["gigabytes_per_second"], "{:.1f}"),
+        cell(row["fraction_of_copy"], "{:.0%}"),
+        cell(earlier_ms and earlier_ms / row["native_ms"], "{:.2f}x"),
+    )
+
+
+def _earlier(path: Path) -> dict[tuple[str, str], float]:
+    """Native milliseconds of an earlier run, by op and shape."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        return {(row["op"], row["shape"]): row["native_ms"] for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"--compare: expected a file that --json wrote, got {path} ({error})") from error
 
 
 def measure(case: Case, device: torch.device, seconds: float, best: bool, compiled: bool) -> dict[str, Any]:
@@ -133,17 +148,19 @@ def measure(case: Case, device: torch.device, seconds: float, best: bool, compil
         graph = torch.compile(case.twin, dynamic=False)
         candidates["compiled"] = lambda: graph(*case.arguments, **case.options)
     times = compare(candidates, device, seconds, best=best)
-    native = times["native"]
-    graph_ms = times.get("compiled")
+    native, graph_time = times["native"], times.get("compiled")
     return {
         "op": case.op,
         "shape": case.shape,
-        "native_ms": native,
-        "eager_ms": times["eager"],
-        "compiled_ms": graph_ms,
-        "eager_ratio": times["eager"] / native,
-        "compiled_ratio": None if graph_ms is None else graph_ms / native,
-        "gigabytes_per_second": case.nbytes / native / 1e6,
+        "native_ms": native.milliseconds,
+        "eager_ms": times["eager"].milliseconds,
+        "compiled_ms": None if graph_time is None else graph_time.milliseconds,
+        "native_spread": native.spread,
+        "eager_spread": times["eager"].spread,
+        "compiled_spread": None if graph_time is None else graph_time.spread,
+        "eager_ratio": ratio(times["eager"], native, best),
+        "compiled_ratio": ratio(graph_time, native, best),
+        "gigabytes_per_second": case.nbytes / native.milliseconds / 1e6,
     }
 
 
