@@ -210,6 +210,15 @@ def test_a_defect_is_not_blamed_on_the_user(error: Exception, tmp_path: Path, st
         command.main(["--attacks", "lsp", "--out", str(tmp_path / "out")])
 
 
+@pytest.mark.parametrize(("attack", "epsilon"), [("lsp", "99"), ("ops", "65")])
+def test_a_budget_beyond_the_images_stops_before_training(
+    attack: str, epsilon: str, tmp_path: Path, stages: Stages
+) -> None:
+    with pytest.raises(InputError, match="expected at most"):
+        run(plan_for(tmp_path / "out", attacks=(attack,), epsilon=epsilon), quiet())
+    assert stages.built == ["prepare"]
+
+
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path, stages: Stages) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(InputError, match="expected a folder"):

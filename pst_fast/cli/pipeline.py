@@ -35,6 +35,7 @@ def run(plan: Plan, terminal: Terminal) -> list[Row]:
     with _only_run_in(plan.out):
         rows: list[Row] = []
         clean = _prepare(plan, terminal)
+        _check_budgets(plan, clean)
         for seed in plan.seeds:
             baseline = _train(plan, terminal, NO_ATTACK, "erm", seed, clean, clean)
             clean_accuracy = read_manifest(baseline)["facts"]["last_accuracy"]
@@ -51,6 +52,16 @@ def run(plan: Plan, terminal: Terminal) -> list[Row]:
                     _write_results(plan, rows)
         write_report(plan.out, rows)
     return rows
+
+
+def _check_budgets(plan: Plan, clean: Path) -> None:
+    """Raise InputError, before anything is trained, unless epsilon suits the attacks at this image size."""
+    from pst_fast.attacks.base import ATTACKS
+
+    size = read_manifest(clean)["facts"]["image_size"]
+    for attack in plan.attacks:
+        if attack != NO_ATTACK:
+            ATTACKS[attack].resolve_epsilon(plan.epsilon, size, size)
 
 
 def attack_folder(out: Path, attack: str, seed: int) -> Path:
