@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmarks.harness import compare, copy_bandwidth, ratio, total_bytes
 from pst_fast import ops
+from pst_fast.cli.config import resolve_device
 from pst_fast.errors import InputError
 from pst_fast.files import write_json
 from pst_fast.manifest import environment
@@ -49,7 +50,7 @@ class Case:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line's options."""
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     parser.add_argument("--threads", type=int, help="CPU threads, for all sides (default: PyTorch's)")
     parser.add_argument("--only", default="", help="ops to run, by parts of their names, with commas between")
     parser.add_argument(
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
-    device = torch.device(args.device)
+    device = resolve_device(args.device)
     if not ops.is_native(device):
         raise InputError(f"--device: expected one with native ops, got {device.type}, whose are not built")
     if args.threads:
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     )
     print(f"{where}; torch {torch.__version__}; copy: {bandwidth:.1f} GB/s\n")
     print(LAYOUT.format(*HEADER))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case in cases(device, args.sizes):
         if not any(part in case.op for part in args.only.split(",")):
             continue
@@ -90,6 +91,8 @@ def run(args: argparse.Namespace) -> None:
         row["fraction_of_copy"] = row["gigabytes_per_second"] / bandwidth
         rows.append(row)
         print(_line(row, earlier.get((row["op"], row["shape"]))), flush=True)
+    if not rows:
+        raise InputError(f"--only: expected parts of ops' names with commas between, got {args.only!r}")
     if args.json:
         result = {
             "device": where,

@@ -1,4 +1,6 @@
 // class_pixel_sums on CUDA. Its sums are whole numbers: atomics give the same ones in any order.
+#include <algorithm>
+
 #include "common/checks.h"
 #include "cuda/groups.h"
 #include "cuda/launch.h"

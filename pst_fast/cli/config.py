@@ -199,7 +199,7 @@ def resolve(config: RunConfig) -> Plan:
         surrogate_width=surrogate_width,
         train=train,
         loader=config.loader,
-        device=_device(config.device),
+        device=resolve_device(config.device),
         out=Path("runs") / config.dataset if config.out is None else config.out,
     )
 
@@ -281,7 +281,8 @@ def _in_range(name: str, value: float, above: float | None = None, below: float 
     raise InputError(f"--{name.replace('_', '-')} {value:g}: expected {least}{most}")
 
 
-def _device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda`` as a device; InputError where there is no CUDA device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():

@@ -58,13 +58,26 @@ def test_rows_and_their_comparison(
     assert float(last[:-1]) > 1000
 
 
-def test_a_file_of_something_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@needs_native
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("--compare", "other.json", "expected a file that --json wrote"),
+        ("--only", "nothing", "expected parts of ops' names"),
+    ],
+)
+def test_bad_input(
+    flag: str,
+    value: str,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = tmp_path / "other.json"
-    path.write_text("[]")
-    monkeypatch.setattr("sys.argv", ["benchmarks", "ops", "--compare", str(path)])
+    monkeypatch.chdir(tmp_path)
+    Path("other.json").write_text("[]")
+    monkeypatch.setattr("sys.argv", ["benchmarks", "ops", flag, value])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    assert "expected a file that --json wrote" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
