@@ -17,10 +17,12 @@ from torch import Tensor
 from benchmarks.harness import compare, copy_bandwidth, ratio, total_bytes
 from pst_fast import ops
 from pst_fast.cli.config import resolve_device
+from pst_fast.defenses.views import STATIC_MIX, VIEWS
 from pst_fast.errors import InputError
 from pst_fast.files import write_json
 from pst_fast.manifest import environment
-from pst_fast.ops import reference
+from pst_fast.ops import View, reference, reference_degrade
+from pst_fast.ops.degradation import cumulative
 
 LAST = torch.channels_last
 JITTER: dict[str, Any] = {
@@ -180,6 +182,8 @@ def cases(device: torch.device, sizes: str) -> Iterator[Case]:
             yield from _step_cases(device, shape, last)
     for shape in images:
         yield from _augment_cases(device, shape)
+    for shape in images:
+        yield from _degrade_cases(device, shape)
     for shape in [(10_000, 32, 32, 3)] * small + [(256, 224, 224, 3)] * large:
         yield _pixel_case(device, shape)
 
@@ -268,6 +272,29 @@ def _augment_cases(device: torch.device, shape: tuple[int, ...]) -> Iterator[Cas
             (images,),
             options,
             nbytes,
+        )
+
+
+def _degrade_cases(device: torch.device, shape: tuple[int, ...]) -> Iterator[Case]:
+    batch, _, height, width = shape
+    images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, device=device)
+    for words, looks in (
+        ("jpeg 10", [View.jpeg(10)]),
+        ("median", [View.median()]),
+        ("blur", [View.blur()]),
+        ("down-up", [View.down_up()]),
+        ("static mix", [VIEWS[name] for name in STATIC_MIX]),
+    ):
+        options = {"seed": 1, "offset": 2}
+        shares = None if len(looks) == 1 else list(STATIC_MIX.values())
+        yield Case(
+            "degrade",
+            _name(shape, words),
+            lambda v=looks, p=shares: ops.degrade(images, v, probabilities=p, seed=1, offset=2),
+            reference_degrade.degrade,
+            (images, looks, cumulative(looks, shares)),
+            options,
+            2 * total_bytes(images),
         )
 
 

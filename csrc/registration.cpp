@@ -38,4 +38,5 @@ STABLE_TORCH_LIBRARY(pst_fast, m) {
       "augment(Tensor images, Tensor? index, Tensor? delta, SymInt seed, SymInt offset, int padding, "
       "bool flip, float brightness, float contrast, float saturation, float hue, float jitter_probability, "
       "float grey_probability, Tensor? mean, Tensor? std, ScalarType dtype) -> Tensor");
+  m.def("degrade(Tensor images, Tensor? index, Tensor views, SymInt seed, SymInt offset) -> Tensor");
 }

@@ -4,6 +4,7 @@
 
 #include "common/abi.h"
 #include "common/draws.h"
+#include "common/views.h"
 
 namespace pst {
 
@@ -130,6 +131,56 @@ inline AugmentSettings augment_settings(int64_t seed, int64_t offset, int64_t pa
   settings.jitter_probability = jitter_probability;
   settings.grey_probability = grey_probability;
   return settings;
+}
+
+inline void check_degrade(const Tensor& images, const MaybeTensor& index) {
+  STD_TORCH_CHECK(images.scalar_type() == ScalarType::Byte && images.dim() == 4 && images.size(3) == 3,
+                  "images must be uint8 [M, H, W, 3]");
+  if (index) {
+    STD_TORCH_CHECK(
+        index->scalar_type() == ScalarType::Long && index->dim() == 1 && same_device(*index, images),
+        "index must be int64 [B] on images' device");
+  }
+}
+
+// From the table that pst_fast/ops/degradation.py makes: a row a view, of (until, kind, grey, a, b) and taps.
+inline Views read_views(const Tensor& table, const Tensor& images, int64_t seed, int64_t offset) {
+  constexpr int64_t kColumns = 5 + kMaxRadius + 1;
+  STD_TORCH_CHECK(table.scalar_type() == ScalarType::Double && table.dim() == 2 && !table.is_cuda() &&
+                      table.is_contiguous() && table.size(0) >= 1 && table.size(0) <= kMaxViews &&
+                      table.size(1) == kColumns,
+                  "views must be float64 [1 to ", kMaxViews, ", ", kColumns, "] on the CPU");
+  const int64_t height = images.size(1), width = images.size(2), shorter = height < width ? height : width;
+  Views views{};
+  views.seed = static_cast<uint64_t>(seed);
+  views.offset = static_cast<uint64_t>(offset);
+  views.count = static_cast<int32_t>(table.size(0));
+  for (int32_t i = 0; i < views.count; ++i) {
+    const double* row = table.const_data_ptr<double>() + i * kColumns;
+    View& view = views.view[i];
+    view.until = row[0];
+    const int kind = static_cast<int>(row[1]);
+    STD_TORCH_CHECK(kind >= 0 && kind < kViewKinds, "views: unknown kind ", kind);
+    view.kind = static_cast<ViewKind>(kind);
+    view.grey = row[2] != 0;
+    double a = row[3], b = row[4];
+    if (view.kind == kErase) {
+      STD_TORCH_CHECK(0 <= a && a <= b && b <= 1, "views: sides to erase must be shares in [0, 1]");
+      a = static_cast<double>(static_cast<int64_t>(a * static_cast<double>(shorter)));
+      b = static_cast<double>(static_cast<int64_t>(b * static_cast<double>(shorter)));
+    } else if (view.kind == kBlur) {
+      STD_TORCH_CHECK(0 <= a && a <= kMaxRadius, "views: a blur's radius must be at most ", kMaxRadius);
+      view.radius = static_cast<int32_t>(a);
+      for (int32_t k = 0; k <= view.radius; ++k) view.taps[k] = static_cast<float>(row[5 + k]);
+    } else if (view.kind == kJpeg) {
+      STD_TORCH_CHECK(1 <= a && a <= 100, "views: a JPEG's quality must be between 1 and 100");
+    } else if (view.kind == kDownUp || view.kind == kBits) {
+      STD_TORCH_CHECK(1 <= a && a <= 65536, "views: a factor or number of levels must be at least 1");
+    }
+    view.a = static_cast<int32_t>(a);
+    view.b = static_cast<int32_t>(b);
+  }
+  return views;
 }
 
 }  // namespace pst

@@ -3,6 +3,7 @@
 
 #include "common/ball.h"
 #include "common/draws.h"
+#include "common/views.h"
 
 namespace pst::cpu {
 
@@ -52,6 +53,18 @@ struct AugmentJob {
   int64_t scratch_floats() const { return 3 * tile_rows() * width; }
 };
 
+struct DegradeJob {
+  Views views;
+  const uint8_t* images;
+  int64_t height, width;
+
+  // Of one thread: what the widest of the views needs, and a grey copy of the image.
+  int64_t scratch_bytes() const {
+    const int64_t padded = (height + 2 * kMaxRadius) * 3 * (width + 2 * kMaxRadius);
+    return 5 * padded + 12 * (whole_blocks(height) + 8) * (whole_blocks(width) + 16) + 3 * height * width;
+  }
+};
+
 struct Kernels {
   // Planes [begin, end) of contiguous features.
   void (*pool_planes[kStorages])(PoolJob, const void* features, float* pooled, int64_t begin, int64_t end);
@@ -75,6 +88,7 @@ struct Kernels {
   void (*l2_row[kStorages][kStorages])(const StepRow&, L2Move);
   void (*l2_sums[kStorages])(const StepRow&, L2Sums*);        // adds to the sums
   void (*l2_sums_exact[kStorages])(const StepRow&, L2Sums*);  // likewise, each product in double
+  void (*degrade)(const DegradeJob&, const ViewDraw&, int64_t row, uint8_t* out, char* scratch);
   void (*augment[kStorages])(const AugmentJob&, const AugmentDraws&, int64_t row, void* out, float* scratch);
 };
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from pst_fast import ops
 from pst_fast.defenses import views
 from pst_fast.defenses.base import DEFENSES, Defense, Event
 from pst_fast.train.augmentation import COLOUR, Augmentation, normalise
@@ -86,10 +87,8 @@ class PSTPlus(Defense):
         self.measures: dict[str, list[float]] = {}
 
     def scouted(self, scout: Fit) -> None:
-        images = scout.probe_images.cpu()
-        looks = {**views.VIEWS, "grey": views.grey, "grey-jpeg10": views.grey_jpeg}
-        for name, view in looks.items():
-            degraded = view(images, np.random.default_rng(0)).to(scout.device)
+        for name, view in (views.VIEWS | views.PROBES).items():
+            degraded = ops.degrade(scout.probe_images, [view], seed=0, offset=0)
             self.measures[name] = list(scout.acm(normalise(degraded)).values())
         self.plan = choose(self.measures)
         stages = tuple(stage.name for stage in scout.acm.stages)
@@ -99,7 +98,7 @@ class PSTPlus(Defense):
         return replace(COLOUR, grey_probability=self.plan.grey_probability)
 
     def view(self, images: torch.Tensor, seed: int, step: int) -> torch.Tensor:
-        return views.apply_mix(images, self.plan.mix, np.random.default_rng((seed, step)))
+        return views.apply_mix(images, self.plan.mix, seed, step)
 
     def state_dict(self) -> dict[str, Any]:
         return {"plan": vars(self.plan), "measures": self.measures}

@@ -54,9 +54,9 @@ def check_labels(op: str, labels: Tensor, samples: Tensor, name: str, num_classe
         raise ValueError(f"{op}: num_classes must be at least 1, got {num_classes}")
 
 
-def check_label_range(op: str, labels: Tensor, num_classes: int) -> None:
+def check_label_range(op: str, labels: Tensor, num_classes: int, name: str = "labels") -> None:
     """RuntimeError unless labels on the CPU are in [0, num_classes), as the native ops raise it."""
     if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():
         low, high = (int(bound) for bound in labels.aminmax())
         if low < 0 or high >= num_classes:
-            raise RuntimeError(f"{op}: labels must be in [0, {num_classes}), got {low if low < 0 else high}")
+            raise RuntimeError(f"{op}: {name} must be in [0, {num_classes}), got {low if low < 0 else high}")

@@ -7,7 +7,15 @@ from torch import Tensor
 
 from pst_fast.ops import reference
 from pst_fast.ops._backend import HAS_CPU, use_native
-from pst_fast.ops._checks import REDUCED, check_device, check_dtype, check_number, check_shape, names
+from pst_fast.ops._checks import (
+    REDUCED,
+    check_device,
+    check_dtype,
+    check_label_range,
+    check_number,
+    check_shape,
+    names,
+)
 
 
 def augment(
@@ -98,8 +106,8 @@ def augment(
             images, index, delta, seed, offset, padding, flip, brightness, contrast, saturation, hue,
             jitter_probability, grey_probability, mean, std, dtype,
         )  # fmt: skip
-    if index is not None and index.device.type == "cpu" and index.numel():
-        _check_index(index, images.shape[0])
+    if index is not None:
+        check_label_range(op, index, images.shape[0], "index")
     return reference.augment(
         images,
         seed=seed,
@@ -129,14 +137,6 @@ def _channels(op: str, name: str, value: Tensor | Sequence[float] | None, images
     check_shape(op, name, value, [3], "an RGB image's channels")
     check_device(op, name, value, images, "images")
     return value
-
-
-def _check_index(index: Tensor, rows: int) -> None:
-    if torch.compiler.is_compiling():
-        return
-    low, high = (int(bound) for bound in index.aminmax())
-    if low < 0 or high >= rows:
-        raise RuntimeError(f"augment: index must be in [0, {rows}), got {low if low < 0 else high}")
 
 
 def _register() -> None:

@@ -150,8 +150,8 @@ class Fit:
     def _step(self, batch: Batch, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         settings = self.settings
         labels = batch.labels.to(self.device, non_blocking=True)
-        viewed = self.defense.view(batch.images, settings.seed, step).to(self.device, non_blocking=True)
-        inputs = self.augmentation(viewed, settings.seed, step)
+        images = batch.images.to(self.device, non_blocking=True)
+        inputs = self.augmentation(self.defense.view(images, settings.seed, step), settings.seed, step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         with autocast(self.device, self.bf16):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import pst_fast
 from pst_fast import ops
+from pst_fast.ops.degradation import _table
 from tests.ops.helpers import lay_out, needs_native, relative_error
 
 LIBRARIES = sorted(Path(pst_fast.__file__).parent.glob("_C*.so"))
@@ -41,6 +42,10 @@ def _samples(name: str, device: torch.device) -> list[tuple[Any, ...]]:
         return [(means, means + 1, pooled, labels, counts, means)]
     if name == "class_pixel_sums":
         return [(torch.randint(0, 256, (4, 6, 5, 3), dtype=torch.uint8, device=device), labels, 3)]
+    if name == "degrade":
+        images = torch.randint(0, 256, (4, 6, 6, 3), dtype=torch.uint8, device=device)
+        views = [ops.View.jpeg(10), ops.View.blur(), ops.View.erase()]
+        return [(images, index, _table(views, [0.3, 0.6, 2.0]), 1, 2) for index in (None, labels)]
     if name == "augment":
         images = torch.randint(0, 256, (4, 6, 6, 3), dtype=torch.uint8, device=device)
         channels = torch.full((3,), 0.5, device=device)
@@ -73,6 +78,7 @@ NAMES = (
     "l2_step",
     "l2_step_out",
     "augment",
+    "degrade",
 )
 
 STATIC_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
@@ -104,7 +110,8 @@ def _everything(features: Tensor, labels: Tensor, images: Tensor, x: Tensor) -> 
     view = ops.augment(
         images, seed=1, offset=2, padding=1, flip=True, hue=0.1, contrast=0.4, mean=(0.5, 0.5, 0.5)
     )
-    return counts, means, m2, pooled, delta * 3, out.float() + 1, view
+    seen = ops.degrade(images, [ops.View.jpeg(50), ops.View.median()], seed=1, offset=2)
+    return counts, means, m2, pooled, delta * 3, out.float() + 1, view, seen.float()
 
 
 def _compare_compiled(device: torch.device, backend: str) -> None:
@@ -162,6 +169,14 @@ def test_raw_ops_check_what_reaches_memory() -> None:
         raw.class_pixel_sums(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.tensor([0, -1]), 3)
     with pytest.raises(RuntimeError, match="float32, bfloat16 or float16"):
         raw.grid_pool(x.double(), 4)
+    with pytest.raises(RuntimeError, match="uint8"):
+        raw.degrade(x, None, torch.zeros(1, 21, dtype=torch.float64), 0, 0)
+    images = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
+    for row in ([2, 9], [2, 1, 0, 0], [2, 2, 0, 99], [2, 6, 0, 0.5, 0.25]):  # kind, quality, radius, sides
+        table = torch.zeros(1, 21, dtype=torch.float64)
+        table[0, : len(row)] = torch.tensor(row)
+        with pytest.raises(RuntimeError, match="views"):
+            raw.degrade(images, None, table, 0, 0)
     with pytest.raises(RuntimeError, match="uint8"):
         raw.augment(x, None, None, 0, 0, 0, False, 0, 0, 0, 0, 1, 0, None, None, torch.float32)
 
