@@ -181,6 +181,9 @@ def cases(device: torch.device, sizes: str) -> Iterator[Case]:
         for last in (False, True):
             yield from _step_cases(device, shape, last)
     for shape in images:
+        for last in (False, True):
+            yield from _mean_cases(device, shape, last)
+    for shape in images:
         yield from _augment_cases(device, shape)
     for shape in images:
         yield from _degrade_cases(device, shape)
@@ -246,6 +249,33 @@ def _step_cases(device: torch.device, shape: tuple[int, ...], last: bool) -> Ite
                 extra,
                 total_bytes(delta, delta, grad, x, extra.get("out")),
             )
+
+
+def _mean_cases(device: torch.device, shape: tuple[int, ...], last: bool) -> Iterator[Case]:
+    def images(count: int) -> Tensor:
+        values = torch.rand((count, *shape[1:]), device=device) - 0.5
+        return values.contiguous(memory_format=LAST) if last else values
+
+    mean, std = (torch.tensor(v, device=device) for v in ([0.49, 0.48, 0.45], [0.25, 0.24, 0.26]))
+    delta, grad, x = 0.06 * images(10), images(shape[0]), images(shape[0]) + 0.5
+    labels = torch.randint(0, 10, shape[:1], device=device)
+    plain: dict[str, Any] = {"step_size": 1 / 255, "epsilon": 8 / 255}
+    inputs = {"x": x, "mean": mean, "std": std, "out": torch.empty_like(x, dtype=torch.bfloat16)}
+    for gradients, options, words in (
+        (grad, plain, ["float32"]),
+        (grad.bfloat16(), plain, ["bfloat16"]),
+        (grad, plain | inputs, ["float32", "+out bf16"]),
+    ):
+        arguments = (delta, gradients, labels)
+        yield Case(
+            "class_mean_step_",
+            _name(shape, *words, _layout(last)),
+            lambda a=arguments, o=options: ops.class_mean_step_(*a, **o),
+            reference.class_mean_step_,
+            arguments,
+            options,
+            total_bytes(delta, delta, gradients, options.get("x"), options.get("out")),
+        )
 
 
 def _augment_cases(device: torch.device, shape: tuple[int, ...]) -> Iterator[Case]:

@@ -35,6 +35,9 @@ STABLE_TORCH_LIBRARY(pst_fast, m) {
       "l2_step_out(Tensor delta, Tensor grad, Tensor x, float step_size, float epsilon, bool ascend, "
       "Tensor? mean, Tensor? std, Tensor(a!) out) -> Tensor");
   m.def(
+      "class_mean_step_(Tensor(a!) delta, Tensor grad, Tensor labels, float step_size, float epsilon, "
+      "bool ascend, Tensor? x, Tensor? mean, Tensor? std, Tensor(b!)? out) -> ()");
+  m.def(
       "augment(Tensor images, Tensor? index, Tensor? delta, SymInt seed, SymInt offset, int padding, "
       "bool flip, float brightness, float contrast, float saturation, float hue, float jitter_probability, "
       "float grey_probability, Tensor? mean, Tensor? std, ScalarType dtype) -> Tensor");

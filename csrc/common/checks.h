@@ -84,6 +84,35 @@ inline void check_step(const Tensor& delta, const Tensor& grad, const Tensor& x,
   }
 }
 
+inline void check_class_mean_step(const Tensor& delta, const Tensor& grad, const Tensor& labels,
+                                  const MaybeTensor& x, const MaybeTensor& mean, const MaybeTensor& std,
+                                  const MaybeTensor& out) {
+  STD_TORCH_CHECK(
+      delta.scalar_type() == ScalarType::Float && delta.dim() == 4 && layout_of(delta) != Layout::kOther,
+      "delta must be float32 [K, C, H, W], contiguous or channels_last");
+  const auto is_batch = [&](const Tensor& t) {
+    return t.dim() == 4 && t.size(0) == grad.size(0) && t.size(1) == delta.size(1) &&
+           t.size(2) == delta.size(2) && t.size(3) == delta.size(3) && same_device(t, delta);
+  };
+  STD_TORCH_CHECK(is_reduced(grad.scalar_type()) && grad.dim() == 4 && is_batch(grad),
+                  "grad must be float32, bfloat16 or float16 [B, C, H, W] on delta's device");
+  check_labels(labels, grad, delta.size(0));
+  STD_TORCH_CHECK(x.has_value() == out.has_value(), "x and out must be given together");
+  if (out) {
+    STD_TORCH_CHECK(x->scalar_type() == ScalarType::Float && is_batch(*x),
+                    "x must be float32, of grad's shape, on its device");
+    STD_TORCH_CHECK(is_reduced(out->scalar_type()) && is_batch(*out),
+                    "out must be float32, bfloat16 or float16, of grad's shape, on its device");
+  }
+  for (const MaybeTensor* channel : {&mean, &std}) {
+    if (!*channel) continue;
+    const Tensor& t = **channel;
+    STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float && t.dim() == 1 && t.size(0) == delta.size(1) &&
+                        same_device(t, delta),
+                    "mean and std must be float32 [C] on delta's device");
+  }
+}
+
 inline void check_augment(const Tensor& images, const MaybeTensor& index, const MaybeTensor& delta,
                           const MaybeTensor& mean, const MaybeTensor& std, ScalarType dtype) {
   STD_TORCH_CHECK(images.scalar_type() == ScalarType::Byte && images.dim() == 4 && images.size(3) == 3,

@@ -4,6 +4,7 @@
 
 #include "cpu/kernels_augment.h"
 #include "cpu/kernels_degrade.h"
+#include "cpu/kernels_mean.h"
 #include "cpu/kernels_pixels.h"
 #include "cpu/kernels_pooling.h"
 #include "cpu/kernels_steps.h"
@@ -35,6 +36,9 @@ const Kernels PST_TABLE = {
     {l2_sums<float>, l2_sums<BFloat16>, l2_sums<Half>},
     {l2_sums_exact<float>, l2_sums_exact<BFloat16>, l2_sums_exact<Half>},
     degrade_sample,
+    {class_sums<float>, class_sums<BFloat16>, class_sums<Half>},
+    class_move,
+    {input_row<float>, input_row<BFloat16>, input_row<Half>},
     {augment_sample<float>, augment_sample<BFloat16>, augment_sample<Half>},
 };
 

@@ -37,6 +37,24 @@ struct L2Sums {
   double dd, dg, gg;
 };
 
+// Some elements of one class's samples: `rows` names the samples.
+struct ClassRow {
+  const void* grad;
+  int64_t sample_stride, stride;  // in elements
+  const int64_t* rows;
+  int64_t samples, count;
+};
+
+// Some elements of one sample of a batch, to be perturbed and normalised.
+struct InputRow {
+  const float *delta, *x;
+  void* out;
+  const float *mean, *inverse_std;  // one of each for all elements, or one for each
+  bool is_constant;
+  int64_t count;
+  int64_t delta_stride, x_stride, out_stride;
+};
+
 struct AugmentJob {
   AugmentSettings settings;
   const uint8_t* images;
@@ -89,11 +107,17 @@ struct Kernels {
   void (*l2_sums[kStorages])(const StepRow&, L2Sums*);        // adds to the sums
   void (*l2_sums_exact[kStorages])(const StepRow&, L2Sums*);  // likewise, each product in double
   void (*degrade)(const DegradeJob&, const ViewDraw&, int64_t row, uint8_t* out, char* scratch);
+  // Sums of the class's gradients, added in the order of its samples; at most kSumElements of them.
+  void (*class_sums[kStorages])(const ClassRow&, float* sums);
+  // Moves element i of delta by the sign of sums[i]; it lies at where[i], or at i where that is null.
+  void (*class_move)(const float* sums, const int64_t* where, int64_t count, LinfMove, float* delta);
+  void (*input_row[kStorages])(const InputRow&);
   void (*augment[kStorages])(const AugmentJob&, const AugmentDraws&, int64_t row, void* out, float* scratch);
 };
 
 constexpr int64_t kMomentColumns = 256;
 constexpr int64_t kSumPixels = 256;
+constexpr int64_t kSumElements = 1024;
 
 const Kernels& kernels();
 

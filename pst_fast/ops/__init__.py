@@ -9,6 +9,7 @@ and for exported programs.
 from pst_fast.ops._backend import is_native
 from pst_fast.ops.augmentation import augment
 from pst_fast.ops.degradation import View, degrade
+from pst_fast.ops.mean import class_mean_step_
 from pst_fast.ops.pixels import class_pixel_sums
 from pst_fast.ops.pooling import class_channel_stats, grid_pool
 from pst_fast.ops.steps import l2_step, l2_step_, linf_step, linf_step_
@@ -17,6 +18,7 @@ __all__ = [
     "View",
     "augment",
     "class_channel_stats",
+    "class_mean_step_",
     "class_pixel_sums",
     "degrade",
     "grid_pool",

@@ -60,3 +60,12 @@ def check_label_range(op: str, labels: Tensor, num_classes: int, name: str = "la
         low, high = (int(bound) for bound in labels.aminmax())
         if low < 0 or high >= num_classes:
             raise RuntimeError(f"{op}: {name} must be in [0, {num_classes}), got {low if low < 0 else high}")
+
+
+def forbid_grad(op: str, delta: Tensor) -> None:
+    """RuntimeError where autograd forbids that ``delta`` is changed in place."""
+    if torch.is_grad_enabled() and delta.requires_grad and delta.is_leaf:
+        raise RuntimeError(
+            f"{op}: delta is a leaf that requires grad, which cannot be changed in place; "
+            "pass delta.detach() (it shares memory) or call under torch.no_grad()"
+        )

@@ -140,6 +140,30 @@ def l2_step_(
     return delta.copy_(new)
 
 
+def class_mean_step_(
+    delta: Tensor,
+    grad: Tensor,
+    labels: Tensor,
+    *,
+    step_size: float,
+    epsilon: float,
+    ascend: bool = False,
+    x: Tensor | None = None,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Twin of :func:`pst_fast.ops.class_mean_step_`. The sign of a mean is that of the sum."""
+    sums = torch.zeros_like(delta).index_add(0, labels, grad.to(delta.dtype))
+    counts = labels.new_zeros(len(delta)).index_add(0, labels, torch.ones_like(labels))
+    moved = delta + (step_size if ascend else -step_size) * torch.sign(sums)
+    is_present = (counts > 0).view(-1, 1, 1, 1)
+    delta.copy_(torch.where(is_present, moved.clamp(-epsilon, epsilon), delta))
+    if x is not None:
+        _finish(delta.index_select(0, labels), x, mean, std, out)
+    return delta
+
+
 def _wide(features: Tensor) -> Tensor:
     return features if features.dtype == torch.float64 else features.float()
 

@@ -5,7 +5,14 @@ from torch import Tensor
 
 from pst_fast.ops import reference
 from pst_fast.ops._backend import HAS_CPU, use_native
-from pst_fast.ops._checks import REDUCED, check_device, check_dtype, check_number, check_shape
+from pst_fast.ops._checks import (
+    REDUCED,
+    check_device,
+    check_dtype,
+    check_number,
+    check_shape,
+    forbid_grad,
+)
 
 
 def linf_step_(
@@ -48,7 +55,7 @@ def linf_step_(
             or ``std`` without ``out``.
     """
     _check("linf_step_", delta, grad, x, step_size, epsilon, mean, std, out)
-    _forbid_grad("linf_step_", delta)
+    forbid_grad("linf_step_", delta)
     if use_native(delta):
         torch.ops.pst_fast.linf_step_(delta, grad, x, step_size, epsilon, ascend, mean, std, out)
         return delta
@@ -100,7 +107,7 @@ def l2_step_(
     to length ``epsilon`` where it is longer, and then clamped to where ``x + delta`` is in [0, 1].
     """
     _check("l2_step_", delta, grad, x, step_size, epsilon, mean, std, out)
-    _forbid_grad("l2_step_", delta)
+    forbid_grad("l2_step_", delta)
     if use_native(delta):
         torch.ops.pst_fast.l2_step_(delta, grad, x, step_size, epsilon, ascend, mean, std, out)
         return delta
@@ -165,14 +172,6 @@ def _check(
         check_dtype(op, name, channel, [torch.float32])
         check_shape(op, name, channel, [delta.shape[1]], "delta's channels")
         check_device(op, name, channel, delta, "delta")
-
-
-def _forbid_grad(op: str, delta: Tensor) -> None:
-    if torch.is_grad_enabled() and delta.requires_grad and delta.is_leaf:
-        raise RuntimeError(
-            f"{op}: delta is a leaf that requires grad, which cannot be changed in place; "
-            "pass delta.detach() (it shares memory) or call under torch.no_grad()"
-        )
 
 
 def _register() -> None:

@@ -1,6 +1,7 @@
 """The method: the measurement and the schedule. Usable without the rest of the package."""
 
-from pst_fast.pst.acm import ActivationClusterMeasurement, spatial_lda
+from pst_fast.pst.acm import ActivationClusterMeasurement
+from pst_fast.pst.lda import spatial_lda, spatial_ldas
 from pst_fast.pst.schedule import ProgressiveStagedTraining, StageEvent
 from pst_fast.pst.stages import Stage, find_stages
 
@@ -11,4 +12,5 @@ __all__ = [
     "StageEvent",
     "find_stages",
     "spatial_lda",
+    "spatial_ldas",
 ]

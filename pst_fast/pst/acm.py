@@ -12,44 +12,8 @@ import torch
 from torch import nn
 
 from pst_fast import ops
+from pst_fast.pst.lda import spatial_ldas
 from pst_fast.pst.stages import Stage, StageNames, find_stages
-
-
-def spatial_lda(pooled: torch.Tensor, labels: torch.Tensor, num_classes: int, components: int = 32) -> float:
-    """Class separation of pooled features.
-
-    The features are centred and reduced to their first principal components; the measure is
-    ``trace((Sw + r I)^-1 Sb) / (num_classes - 1)`` with the within- and between-class covariances Sw and Sb
-    and ``r = 1e-3 mean(diag Sw) + 1e-8``.
-
-    Args:
-        pooled: Features [N,D], floating point.
-        labels: int64 [N].
-        num_classes: K, at least 2.
-        components: Principal components that are kept (fewer where N or D is smaller).
-    """
-    z = _principal_components(pooled.float(), components)  # [N, P], centred
-    counts, means, m2 = ops.class_channel_stats(z, labels, num_classes)
-    n = len(z)
-    weighted = means.double() * counts.double().sqrt()[:, None]
-    between = weighted.T @ weighted / n
-    total = z.double().T @ z.double() / n
-    within = total - between
-    ridge = 1e-3 * (m2.double().sum(0) / n).mean() + 1e-8
-    identity = torch.eye(len(within), dtype=within.dtype, device=within.device)
-    ratio = torch.linalg.solve(within + ridge * identity, between)
-    return float(ratio.trace() / (num_classes - 1))
-
-
-def _principal_components(features: torch.Tensor, components: int) -> torch.Tensor:
-    """Centred features [N,D] in the basis of their leading components [N,P], by randomised iteration."""
-    centred = features - features.mean(0)
-    keep = min(components, *centred.shape)
-    sketch = min(keep + 16, *centred.shape)
-    with torch.random.fork_rng([features.device] if features.is_cuda else []):
-        torch.manual_seed(0)  # the same directions for the same features
-        _, _, basis = torch.svd_lowrank(centred, q=sketch, niter=3)
-    return centred @ basis[:, :keep]
 
 
 class ActivationClusterMeasurement:
@@ -64,10 +28,12 @@ class ActivationClusterMeasurement:
         grid: The output of a stage is averaged over ``grid`` x ``grid`` cells.
         components: Principal components of the pooled features that are kept.
         batch_size: Images a forward pass.
-        measure: ``(pooled [N,D], labels [N], num_classes) -> float``, another definition of the measure.
+        measure: ``(pooled [N,D], labels [N], num_classes) -> float``, another definition of the measure. It
+            may return a tensor of one element: if it does for every stage, those are read at once.
 
-    Calling it returns ``{stage name: value}``, shallow first. For 10 classes and 700 probes, values around
-    .2-.4 are a fresh network's; a trap shows as values above 1 in shallow stages.
+    Calling it returns ``{stage name: value}``, shallow first; the host waits for the device once, at the end.
+    For 10 classes and 700 probes, values around .2-.4 are a fresh network's; a trap shows as values above 1
+    in shallow stages.
 
     Raises:
         ValueError: Fewer than two classes, sizes that do not match, or a stage whose output has no
@@ -84,7 +50,7 @@ class ActivationClusterMeasurement:
         grid: int = 4,
         components: int = 32,
         batch_size: int = 350,
-        measure: Callable[[torch.Tensor, torch.Tensor, int], float] | None = None,
+        measure: Callable[[torch.Tensor, torch.Tensor, int], float | torch.Tensor] | None = None,
     ) -> None:
         if len(images) != len(labels):
             raise ValueError(f"images and labels differ in length: {len(images)} and {len(labels)}")
@@ -96,7 +62,8 @@ class ActivationClusterMeasurement:
             raise ValueError("labels: ACM needs probe images of at least two classes")
         self.grid = grid
         self.batch_size = batch_size
-        self._measure = measure or (lambda pooled, y, k: spatial_lda(pooled, y, k, components))
+        self.components = components
+        self._measure = measure
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor | None = None) -> dict[str, float]:
@@ -106,10 +73,18 @@ class ActivationClusterMeasurement:
         with _evaluating(self.model), self._collecting(pooled):
             for start in range(0, len(images), self.batch_size):
                 self.model(images[start : start + self.batch_size])
-        labels = self.labels.to(images.device)
-        return {
-            name: self._measure(torch.cat(parts), labels, len(self.classes)) for name, parts in pooled.items()
-        }
+        values = self._values([torch.cat(parts) for parts in pooled.values()], self.labels.to(images.device))
+        return dict(zip(pooled, values, strict=True))
+
+    def _values(self, pooled: list[torch.Tensor], labels: torch.Tensor) -> list[float]:
+        classes = len(self.classes)
+        if self._measure is None:
+            return spatial_ldas(pooled, labels, classes, self.components)
+        values = [self._measure(features, labels, classes) for features in pooled]
+        tensors = [value.reshape(()) for value in values if isinstance(value, torch.Tensor)]
+        if len(tensors) == len(values):
+            return torch.stack(tensors).tolist() if tensors else []
+        return [float(value) for value in values]
 
     @contextmanager
     def _collecting(self, pooled: dict[str, list[torch.Tensor]]) -> Iterator[None]:

@@ -54,6 +54,13 @@ def _samples(name: str, device: torch.device) -> list[tuple[Any, ...]]:
             (images, None, None, *jitter, None, None, torch.float32),
             (images, labels, images.char(), *jitter, channels, channels, torch.bfloat16),
         ]
+    if name == "class_mean_step_":
+        step = (0.1 * maps[:3], maps, labels, 0.1, 0.2, True)
+        channels = torch.full((3,), 0.5, device=device)
+        return [
+            (*step, None, None, None, None),
+            (*step, maps.sigmoid(), channels, channels, torch.empty_like(maps, dtype=torch.bfloat16)),
+        ]
     arguments = (0.1 * maps, maps, maps.sigmoid(), 0.1, 0.2, True)
     channels = torch.full((3,), 0.5, device=device)
     if not name.endswith(("_", "_out")):
@@ -77,6 +84,7 @@ NAMES = (
     "l2_step_",
     "l2_step",
     "l2_step_out",
+    "class_mean_step_",
     "augment",
     "degrade",
 )
@@ -107,11 +115,13 @@ def _everything(features: Tensor, labels: Tensor, images: Tensor, x: Tensor) -> 
     ops.l2_step_(delta, delta + 0.1, x, **options)
     delta = ops.linf_step(delta, x, x, out=out, **options) * ops.linf_step(delta, x, x, **options)
     delta = delta + ops.l2_step(delta, x, x, ascend=True, **options)
+    by_class = torch.zeros_like(x[:3])
+    ops.class_mean_step_(by_class, x - 0.5, labels, **options)
     view = ops.augment(
         images, seed=1, offset=2, padding=1, flip=True, hue=0.1, contrast=0.4, mean=(0.5, 0.5, 0.5)
     )
     seen = ops.degrade(images, [ops.View.jpeg(50), ops.View.median()], seed=1, offset=2)
-    return counts, means, m2, pooled, delta * 3, out.float() + 1, view, seen.float()
+    return counts, means, m2, pooled, delta * 3, out.float() + 1, view, seen.float(), by_class + 1
 
 
 def _compare_compiled(device: torch.device, backend: str) -> None:
@@ -167,6 +177,12 @@ def test_raw_ops_check_what_reaches_memory() -> None:
         raw.class_channel_stats(x, torch.tensor([0, 7]), 3, 1)
     with pytest.raises(RuntimeError, match="labels must be"):
         raw.class_pixel_sums(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.tensor([0, -1]), 3)
+    with pytest.raises(RuntimeError, match="labels must be"):
+        raw.class_mean_step_(x, x, torch.tensor([0, 2]), 0.1, 0.1, False, None, None, None, None)
+    with pytest.raises(RuntimeError, match="x and out must be given together"):
+        raw.class_mean_step_(x, x, torch.tensor([0, 1]), 0.1, 0.1, False, x, None, None, None)
+    with pytest.raises(RuntimeError, match="grad must be"):
+        raw.class_mean_step_(x, x[..., :2], torch.tensor([0, 1]), 0.1, 0.1, False, None, None, None, None)
     with pytest.raises(RuntimeError, match="float32, bfloat16 or float16"):
         raw.grid_pool(x.double(), 4)
     with pytest.raises(RuntimeError, match="uint8"):

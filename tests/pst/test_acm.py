@@ -83,6 +83,15 @@ def test_another_measure_can_be_put_in():
     assert set(acm().values()) == {2.0}
 
 
+def test_another_measure_may_leave_its_values_on_the_device(monkeypatch):
+    reads = []
+    monkeypatch.setattr(torch.Tensor, "__float__", lambda self: reads.append(self))
+    images, labels = torch.randn(8, 3, 12, 12), torch.arange(8) % 2
+    acm = ActivationClusterMeasurement(network(), images, labels, measure=lambda pooled, y, k: y.sum() + k)
+    assert set(acm().values()) == {6.0}
+    assert not reads
+
+
 def test_tokens_are_pooled_along_their_order():
     class Tokens(nn.Module):
         def __init__(self) -> None:
