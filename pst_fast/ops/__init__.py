@@ -7,12 +7,14 @@ and for exported programs.
 """
 
 from pst_fast.ops._backend import is_native
+from pst_fast.ops.ar import ar_perturbation
 from pst_fast.ops.augmentation import augment
 from pst_fast.ops.pixels import class_pixel_sums
 from pst_fast.ops.pooling import class_channel_stats, grid_pool
 from pst_fast.ops.steps import l2_step, l2_step_, linf_step, linf_step_
 
 __all__ = [
+    "ar_perturbation",
     "augment",
     "class_channel_stats",
     "class_pixel_sums",

@@ -41,6 +41,12 @@ def _samples(name: str, device: torch.device) -> list[tuple[Any, ...]]:
         return [(means, means + 1, pooled, labels, counts, means)]
     if name == "class_pixel_sums":
         return [(torch.randint(0, 256, (4, 6, 5, 3), dtype=torch.uint8, device=device), labels, 3)]
+    if name == "ar_perturbation":
+        coefficients = torch.rand(3, 2, 3, 3, device=device) / 8
+        return [
+            (coefficients, labels, None, 5, 6, 1.0, 2, 4),
+            (coefficients, labels, labels + 7, 5, 6, 0.5, -2, 0),
+        ]
     if name == "augment":
         images = torch.randint(0, 256, (4, 6, 6, 3), dtype=torch.uint8, device=device)
         channels = torch.full((3,), 0.5, device=device)
@@ -66,6 +72,7 @@ NAMES = (
     "class_channel_stats",
     "class_channel_stats_backward",
     "class_pixel_sums",
+    "ar_perturbation",
     "linf_step_",
     "linf_step",
     "linf_step_out",
@@ -160,6 +167,10 @@ def test_raw_ops_check_what_reaches_memory() -> None:
         raw.class_channel_stats(x, torch.tensor([0, 7]), 3, 1)
     with pytest.raises(RuntimeError, match="labels must be"):
         raw.class_pixel_sums(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.tensor([0, -1]), 3)
+    with pytest.raises(RuntimeError, match="labels must be"):
+        raw.ar_perturbation(torch.zeros(2, 3, 3, 3), torch.tensor([0, 2]), None, 4, 4, 1.0, 0, 4)
+    with pytest.raises(RuntimeError, match="index must be"):
+        raw.ar_perturbation(torch.zeros(2, 3, 3, 3), torch.tensor([0, 1]), torch.zeros(1), 4, 4, 1.0, 0, 4)
     with pytest.raises(RuntimeError, match="float32, bfloat16 or float16"):
         raw.grid_pool(x.double(), 4)
     with pytest.raises(RuntimeError, match="uint8"):
