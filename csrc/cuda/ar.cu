@@ -87,8 +87,9 @@ __global__ void __launch_bounds__(kBlock) ar_samples(Job job, float* __restrict_
     if (threadIdx.x == 0) {
       printf("pst_fast::ar_perturbation: labels must be in [0, %lld), got %lld\n",
              static_cast<long long>(job.num_classes), static_cast<long long>(label));
+      __trap();
     }
-    __trap();
+    return;
   }
   const uint64_t sample = static_cast<uint64_t>(job.index == nullptr ? i : job.index[i]);
   const int warp = threadIdx.x / 32;
