@@ -189,6 +189,8 @@ def cases(device: torch.device, sizes: str) -> Iterator[Case]:
         yield from _degrade_cases(device, shape)
     for shape in [(10_000, 32, 32, 3)] * small + [(256, 224, 224, 3)] * large:
         yield _pixel_case(device, shape)
+    for shape in [(2000, 32, 32, 3)] * small + [(64, 224, 224, 3)] * large:
+        yield _ar_case(device, shape)
 
 
 def _name(shape: tuple[int, ...], *words: str) -> str:
@@ -340,4 +342,20 @@ def _pixel_case(device: torch.device, shape: tuple[int, ...]) -> Case:
         arguments,
         {},
         total_bytes(images) + 8 * 10 * 9 * shape[1] * shape[2],
+    )
+
+
+def _ar_case(device: torch.device, shape: tuple[int, ...]) -> Case:
+    samples, height, width, channels = shape
+    coefficients = torch.full((10, channels, 3, 3), 1 / 8, device=device)
+    arguments = (coefficients, torch.arange(samples, device=device) % 10)
+    options: dict[str, Any] = {"height": height, "width": width, "epsilon": 1.0, "seed": 1}
+    return Case(
+        "ar_perturbation",
+        _name(shape, "10 classes"),
+        lambda a=arguments, o=options: ops.ar_perturbation(*a, **o),
+        reference.ar_perturbation,
+        arguments,
+        options,
+        4 * samples * height * width * channels,
     )

@@ -15,6 +15,9 @@ STABLE_TORCH_LIBRARY(pst_fast, m) {
   m.def(
       "class_pixel_sums(Tensor images, Tensor labels, int num_classes) "
       "-> (Tensor counts, Tensor sums, Tensor products)");
+  m.def(
+      "ar_perturbation(Tensor coefficients, Tensor labels, Tensor? index, SymInt height, SymInt width, "
+      "float epsilon, SymInt seed, SymInt crop) -> Tensor");
   // A step that both returns a tensor and may write to one that may be None does not get through Inductor
   // (2.15): hence two ops, one without `out` and one with.
   m.def(

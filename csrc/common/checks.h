@@ -63,6 +63,26 @@ inline void check_class_images(const Tensor& images, const Tensor& labels, int64
   check_labels(labels, images, num_classes);
 }
 
+inline void check_ar(const Tensor& coefficients, const Tensor& labels, const MaybeTensor& index,
+                     int64_t height, int64_t width, double epsilon, int64_t crop) {
+  STD_TORCH_CHECK(coefficients.scalar_type() == ScalarType::Float && coefficients.dim() == 4 &&
+                      coefficients.size(1) >= 1 && coefficients.size(2) == 3 && coefficients.size(3) == 3,
+                  "coefficients must be float32 [K, C, 3, 3]");
+  STD_TORCH_CHECK(
+      labels.scalar_type() == ScalarType::Long && labels.dim() == 1 && same_device(labels, coefficients),
+      "labels must be int64 [N] on coefficients' device");
+  if (index) {
+    STD_TORCH_CHECK(
+        index->scalar_type() == ScalarType::Long && same_shape(*index, labels) && same_device(*index, labels),
+        "index must be int64 [N] on coefficients' device");
+  }
+  constexpr int64_t kMost = 1 << 14;
+  STD_TORCH_CHECK(
+      height >= 1 && height <= kMost && width >= 1 && width <= kMost && crop >= 0 && crop <= kMost,
+      "height and width must be between 1 and 2**14, crop between 0 and 2**14");
+  STD_TORCH_CHECK(epsilon > 0 && epsilon <= 3e38, "epsilon must be more than 0, and finite");
+}
+
 inline void check_step(const Tensor& delta, const Tensor& grad, const Tensor& x, const MaybeTensor& mean,
                        const MaybeTensor& std, const MaybeTensor& out) {
   STD_TORCH_CHECK(delta.scalar_type() == ScalarType::Float && delta.dim() == 4,

@@ -2,6 +2,7 @@
 // inline function of it, compiled here for AVX-512, could be the copy that the linker takes for all.
 #include "cpu/kernels.h"
 
+#include "cpu/kernels_ar.h"
 #include "cpu/kernels_augment.h"
 #include "cpu/kernels_degrade.h"
 #include "cpu/kernels_mean.h"
@@ -25,6 +26,9 @@ const Kernels PST_TABLE = {
     moments,
     moments_backward,
     pixel_sums,
+    ar_planes,
+    square_sum,
+    scale_by,
     {{step_row<LinfMove, float, float>, step_row<LinfMove, float, BFloat16>, step_row<LinfMove, float, Half>},
      {step_row<LinfMove, BFloat16, float>, step_row<LinfMove, BFloat16, BFloat16>,
       step_row<LinfMove, BFloat16, Half>},

@@ -1,6 +1,7 @@
 // The inner loops, compiled once for each vector unit (kernels.cpp) and chosen at run time (dispatch.cpp).
 #pragma once
 
+#include "common/ar.h"
 #include "common/ball.h"
 #include "common/draws.h"
 #include "common/views.h"
@@ -83,6 +84,23 @@ struct DegradeJob {
   }
 };
 
+constexpr int64_t kArPlanes = 8;
+
+// Patterns of height x width pixels and some channels, cropped from canvases that are larger by `crop`.
+struct ArJob {
+  uint64_t seed;
+  int64_t height, width, crop, channels;
+
+  int64_t scratch_floats() const { return kArPlanes * (2 * (height + crop) + 3 * (width + crop)); }
+};
+
+struct ArPlane {
+  const float* taps;  // nine
+  uint64_t sample;
+  uint32_t channel;
+  float* out;  // of the plane's first value; the next is `channels` floats on
+};
+
 struct Kernels {
   // Planes [begin, end) of contiguous features.
   void (*pool_planes[kStorages])(PoolJob, const void* features, float* pooled, int64_t begin, int64_t end);
@@ -102,6 +120,10 @@ struct Kernels {
   // channels (3 each) and of the products of two of them (6 each).
   void (*pixel_sums)(const uint8_t* images, int64_t stride, int64_t pixels, const int64_t* rows,
                      int64_t count, int64_t* sums, int64_t* products);
+  // Runs the processes of at most kArPlanes planes, each its own; scratch holds the job's scratch_floats.
+  void (*ar_planes)(const ArJob&, const ArPlane* planes, int64_t count, float* scratch);
+  double (*square_sum)(const float* values, int64_t count);
+  void (*scale_by)(float* values, int64_t count, double factor);
   void (*linf_row[kStorages][kStorages])(const StepRow&, LinfMove);
   void (*l2_row[kStorages][kStorages])(const StepRow&, L2Move);
   void (*l2_sums[kStorages])(const StepRow&, L2Sums*);        // adds to the sums

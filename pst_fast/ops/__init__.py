@@ -7,6 +7,7 @@ and for exported programs.
 """
 
 from pst_fast.ops._backend import is_native
+from pst_fast.ops.ar import ar_perturbation
 from pst_fast.ops.augmentation import augment
 from pst_fast.ops.degradation import View, degrade
 from pst_fast.ops.mean import class_mean_step_
@@ -16,6 +17,7 @@ from pst_fast.ops.steps import l2_step, l2_step_, linf_step, linf_step_
 
 __all__ = [
     "View",
+    "ar_perturbation",
     "augment",
     "class_channel_stats",
     "class_mean_step_",

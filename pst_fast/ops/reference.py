@@ -2,13 +2,17 @@
 
 The twins define what the ops compute, run on any device, differentiate by themselves, and work in fp64
 where their inputs are fp64. They check nothing: :mod:`pst_fast.ops` does, before it calls either side.
-The augmentation's twin is in :mod:`pst_fast.ops.reference_augment`, and is offered here too.
+The twins of the augmentation and of the autoregressive processes are in modules of their own, and are
+offered here too.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pst_fast.ops.reference_ar import (
+    ar_perturbation as ar_perturbation,
+)
 from pst_fast.ops.reference_augment import (
     AugmentParameters as AugmentParameters,
 )
@@ -21,7 +25,7 @@ from pst_fast.ops.reference_augment import (
 from pst_fast.ops.reference_augment import (
     draw_parameters as draw_parameters,
 )
-from pst_fast.ops.reference_augment import (
+from pst_fast.ops.reference_philox import (
     philox as philox,
 )
 

@@ -6,16 +6,14 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
+from pst_fast.ops.reference_philox import philox, uniform
+
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in the greyscale image (ITU-R 601, as torchvision rounds them)."""
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 ORDERS = tuple(permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)))
 """The 24 orders of the adjustments; a draw picks one by its position in this (lexicographic) list."""
-
-_MASK = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 @dataclass
@@ -41,42 +39,6 @@ class AugmentParameters:
     grey: Tensor
 
 
-def philox(seed: int, offset: int, positions: Tensor, block: int) -> Tensor:
-    """Four 32-bit words for each position: Philox4x32-10 (Salmon et al., SC 2011).
-
-    The key is ``seed``; the counter is (low and high word of ``offset``, position, ``block``).
-
-    Args:
-        seed: Any 64-bit integer.
-        offset: Any 64-bit integer.
-        positions: int64 [B], in [0, 2**32).
-        block: Number of the block of four draws.
-
-    Returns:
-        int64 [B, 4] of values in [0, 2**32).
-    """
-    words = [
-        torch.full_like(positions, offset & _MASK),
-        torch.full_like(positions, (offset >> 32) & _MASK),
-        positions,
-        torch.full_like(positions, block),
-    ]
-    key = [seed & _MASK, (seed >> 32) & _MASK]
-    for _ in range(10):
-        high0, low0 = _multiply(words[0], _MULTIPLIERS[0])
-        high1, low1 = _multiply(words[2], _MULTIPLIERS[1])
-        words = [high1 ^ words[1] ^ key[0], low1, high0 ^ words[3] ^ key[1], low0]
-        key = [(key[0] + _WEYL[0]) & _MASK, (key[1] + _WEYL[1]) & _MASK]
-    return torch.stack(words, dim=1)
-
-
-def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
-    # In halves: the whole product does not fit a signed 64-bit integer.
-    low = (word & 0xFFFF) * multiplier
-    high = (word >> 16) * multiplier + (low >> 16)
-    return high >> 16, ((high & 0xFFFF) << 16) | (low & 0xFFFF)
-
-
 def draw_parameters(
     batch_size: int,
     *,
@@ -100,22 +62,17 @@ def draw_parameters(
     low = torch.tensor([max(0.0, 1 - s) for s in strengths] + [-hue], dtype=torch.float32, device=device)
     high = torch.tensor([1 + s for s in strengths] + [hue], dtype=torch.float32, device=device)
     # The product is exact in fp64, so that one rounding remains, with or without a fused multiply-add.
-    factors = low.double() + (high - low).double() * _uniform(colour).double()
+    factors = low.double() + (high - low).double() * uniform(colour).double()
     orders = torch.tensor(ORDERS, dtype=torch.int64, device=device)
     return AugmentParameters(
         top=window[:, 0],
         left=window[:, 1],
-        flip=(_uniform(geometry[:, 2]) < 0.5) & flip,
-        jitter=_uniform(geometry[:, 3]).double() < jitter_probability,
+        flip=(uniform(geometry[:, 2]) < 0.5) & flip,
+        jitter=uniform(geometry[:, 3]).double() < jitter_probability,
         factors=factors.float(),
         order=orders[(rest[:, 0] * len(ORDERS)) >> 32],
-        grey=_uniform(rest[:, 1]).double() < grey_probability,
+        grey=uniform(rest[:, 1]).double() < grey_probability,
     )
-
-
-def _uniform(words: Tensor) -> Tensor:
-    """fp32 in [0, 1), from the upper 24 bits."""
-    return (words >> 8).float() * 2.0**-24
 
 
 def augment(

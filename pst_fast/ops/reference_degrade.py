@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pst_fast.ops.reference_augment import philox
 from pst_fast.ops.reference_jpeg import SUBSAMPLINGS, jpeg
+from pst_fast.ops.reference_philox import philox
 
 if TYPE_CHECKING:
     from pst_fast.ops.degradation import View

@@ -10,7 +10,7 @@ from pst_fast.attacks.base import ATTACKS
 from pst_fast.data.bank import measure_budget
 from pst_fast.errors import InputError
 
-NAMES = ["em", "em-class", "lsp", "ops"]
+NAMES = ["ar", "em", "em-class", "lsp", "ops"]
 SHAPES = [(26, 7, 9, 2), (24, 32, 32, 10), (20, 20, 13, 10)]
 
 
@@ -26,7 +26,7 @@ def test_registry_finds_the_attacks():
 
 
 def test_unknown_attack():
-    with pytest.raises(InputError, match=r"unknown attack 'emm': expected one of em, em-class, lsp, ops"):
+    with pytest.raises(InputError, match=r"unknown attack 'emm': expected one of ar, em, em-class, lsp, ops"):
         ATTACKS["emm"]
 
 
@@ -42,6 +42,9 @@ def test_budget_over_every_sample_after_rounding(name, shape, image_set, make_ta
     budget = measure_budget(data.images, poisoned(data, steps, attack.class_conditional))
     if attack.norm == "linf":
         assert 0 < budget["linf"] <= 8 / 255
+    elif name == "ar":
+        # Rounded to nearest, and scaled down where that is too much.
+        assert 0 < budget["l2"] <= math.sqrt(height * width / 1024) + 1e-9
     elif attack.norm == "l2":
         # Truncation lowers each value by less than one step.
         values = 3 * height * width
@@ -80,7 +83,7 @@ def test_same_seed_same_bytes_whatever_the_global_state(name, image_set, make_ta
     assert np.array_equal(before[1], np.random.get_state()[1])
 
 
-@pytest.mark.parametrize("name", ["em", "em-class", "lsp"])
+@pytest.mark.parametrize("name", ["ar", "em", "em-class", "lsp"])
 def test_another_seed_gives_another_perturbation(name, image_set, make_task):
     data = image_set()
     one, two = (
@@ -107,6 +110,7 @@ def test_progress_rises_to_one(name, image_set, make_task):
         ("em-class", -0.1, "more than 0"),
         ("em", math.nan, "at most 1"),
         ("em", 0.001, "at least 1/255"),
+        ("ar", 28.0, "at most 27.71"),
         ("lsp", 0.0, "more than 0"),
         ("lsp", math.inf, "more than 0"),
         ("lsp", 28.0, "at most 27.71"),

@@ -46,6 +46,12 @@ def _samples(name: str, device: torch.device) -> list[tuple[Any, ...]]:
         images = torch.randint(0, 256, (4, 6, 6, 3), dtype=torch.uint8, device=device)
         views = [ops.View.jpeg(10), ops.View.blur(), ops.View.erase()]
         return [(images, index, _table(views, [0.3, 0.6, 2.0]), 1, 2) for index in (None, labels)]
+    if name == "ar_perturbation":
+        coefficients = torch.rand(3, 2, 3, 3, device=device) / 8
+        return [
+            (coefficients, labels, None, 5, 6, 1.0, 2, 4),
+            (coefficients, labels, labels + 7, 5, 6, 0.5, -2, 0),
+        ]
     if name == "augment":
         images = torch.randint(0, 256, (4, 6, 6, 3), dtype=torch.uint8, device=device)
         channels = torch.full((3,), 0.5, device=device)
@@ -78,6 +84,7 @@ NAMES = (
     "class_channel_stats",
     "class_channel_stats_backward",
     "class_pixel_sums",
+    "ar_perturbation",
     "linf_step_",
     "linf_step",
     "linf_step_out",
@@ -183,6 +190,9 @@ def test_raw_ops_check_what_reaches_memory() -> None:
         raw.class_mean_step_(x, x, torch.tensor([0, 1]), 0.1, 0.1, False, x, None, None, None)
     with pytest.raises(RuntimeError, match="grad must be"):
         raw.class_mean_step_(x, x[..., :2], torch.tensor([0, 1]), 0.1, 0.1, False, None, None, None, None)
+        raw.ar_perturbation(torch.zeros(2, 3, 3, 3), torch.tensor([0, 2]), None, 4, 4, 1.0, 0, 4)
+    with pytest.raises(RuntimeError, match="index must be"):
+        raw.ar_perturbation(torch.zeros(2, 3, 3, 3), torch.tensor([0, 1]), torch.zeros(1), 4, 4, 1.0, 0, 4)
     with pytest.raises(RuntimeError, match="float32, bfloat16 or float16"):
         raw.grid_pool(x.double(), 4)
     with pytest.raises(RuntimeError, match="uint8"):
