@@ -7,18 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pst_fast.attacks.base import ATTACKS, Attack, CraftTask
+from pst_fast.attacks.frozen import frozen
 from pst_fast.attacks.integers import round_to_ball
-from pst_fast.attacks.pgd import frozen, linf_pgd_, perturbed_inputs
+from pst_fast.attacks.pgd import LinfPGD, crafting_batch, perturbed_inputs
 from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
-from pst_fast.precision import autocast
 
 STATE = "em-state.pt"
-# A frozen network treats every image on its own, so this changes the speed alone: small batches stay in a
-# processor's cache, large ones fill a GPU.
-_PGD_BATCH = {"cpu": 128, "cuda": 512}
 
 
 @dataclass(frozen=True)
@@ -97,28 +94,26 @@ class _Alternation:
 
     def _minimize(self) -> float:
         wrong = torch.zeros((), dtype=torch.int64, device=self.task.device)
-        count, step = len(self.labels), _PGD_BATCH.get(self.task.device.type, 512)
-        with frozen(self.surrogate.model):
-            for start in range(0, count, step):
-                self._tell(0.1 + 0.9 * start / count, "the perturbations follow")
-                rows = slice(start, start + step)
-                x, labels = self.batch(rows)
-                delta = self.perturbation(rows)
-                self._descend(x, delta, labels)
-                if self.delta.device != delta.device:
-                    self.delta[rows] = delta.permute(0, 2, 3, 1).to(self.delta.device)
-                wrong += self._errors(x, delta, labels)
+        count, pgd = len(self.labels), self.descent()
+        height, width = self.images.shape[1:3]
+        step = crafting_batch(pgd.model, height, width, self.task.device)
+        for start in range(0, count, step):
+            self._tell(0.1 + 0.9 * start / count, "the perturbations follow")
+            rows = slice(start, start + step)
+            x, labels = self.batch(rows)
+            delta = pgd.run_(x, self.perturbation(rows), labels, steps=self.recipe.steps)
+            if self.delta.device != delta.device:
+                self.delta[rows] = delta.permute(0, 2, 3, 1).to(self.delta.device)
+            wrong += _errors(pgd.model, x, delta, labels)
         return wrong.item() / count
 
-    def _descend(self, x: Tensor, delta: Tensor, labels: Tensor) -> None:
-        linf_pgd_(
-            self.surrogate.model, x, delta, labels,
-            steps=self.recipe.steps, step_size=self.recipe.relative_step * self.epsilon, epsilon=self.epsilon,
-        )  # fmt: skip
-
-    def _errors(self, x: Tensor, delta: Tensor, labels: Tensor) -> Tensor:
-        with torch.no_grad(), autocast(x.device):
-            return (self.surrogate.model(perturbed_inputs(x, delta)).argmax(1) != labels).sum()
+    def descent(self) -> LinfPGD:
+        """Steps that reduce the loss of the network as it is now."""
+        return LinfPGD(
+            frozen(self.surrogate.model),
+            step_size=self.recipe.relative_step * self.epsilon,
+            epsilon=self.epsilon,
+        )
 
     def _tell(self, inside: float, words: str) -> None:
         error = f", training error {self.error:.1%}" if self.round else ""
@@ -156,16 +151,15 @@ class _ClassWise(_Alternation):
 
     def _minimize(self) -> float:
         wrong = torch.zeros((), dtype=torch.int64, device=self.task.device)
-        with frozen(self.surrogate.model):
-            for rows in self._batches():
-                x, labels = self.batch(rows)
-                delta = self.perturbation(rows)
-                self._descend(x, delta, labels)
-                self._take_means(delta, labels)
-            # The perturbations moved with every batch: the error counts with the last ones.
-            for rows in self._batches():
-                x, labels = self.batch(rows)
-                wrong += self._errors(x, self.perturbation(rows), labels)
+        pgd = self.descent()
+        for rows in self._batches():
+            x, labels = self.batch(rows)
+            delta = pgd.run_(x, self.perturbation(rows), labels, steps=self.recipe.steps)
+            self._take_means(delta, labels)
+        # The perturbations moved with every batch: the error counts with the last ones.
+        for rows in self._batches():
+            x, labels = self.batch(rows)
+            wrong += _errors(pgd.model, x, self.perturbation(rows), labels)
         return wrong.item() / len(self.subset)
 
     def _take_means(self, delta: Tensor, labels: Tensor) -> None:
@@ -173,6 +167,11 @@ class _ClassWise(_Alternation):
         for label in labels.unique().tolist():
             mean = delta[labels == label].mean(0).permute(1, 2, 0)
             self.delta[label] = mean.clamp(-self.epsilon, self.epsilon).to(self.delta.device)
+
+
+def _errors(model: nn.Module, x: Tensor, delta: Tensor, labels: Tensor) -> Tensor:
+    with torch.no_grad():
+        return (model(perturbed_inputs(x, delta)).argmax(1) != labels).sum()
 
 
 def stratified_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

@@ -1,14 +1,13 @@
 """Signed gradient steps on the input of a frozen network: the inner loop of most attacks."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pst_fast import ops
-from pst_fast.precision import autocast, computes_in_bf16
+from pst_fast.precision import computes_in_bf16
 
 # Surrogates see (x - MEAN) / STD. One scale for all channels keeps the gradient's direction that of x.
 MEAN = 0.5
@@ -17,72 +16,116 @@ STD = 0.25
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no parameter gradients inside, both as they were afterwards.
-
-    Without parameter gradients the backward pass saves about a third of a step's arithmetic. Batch norm uses
-    its running statistics, so that a sample's perturbation does not depend on its neighbours in the batch.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, requires_grad in wanted:
-            parameter.requires_grad_(requires_grad)
-
-
 def perturbed_inputs(x: Tensor, delta: Tensor) -> Tensor:
     """The surrogate's input (clamp(x + delta, 0, 1) - MEAN) / STD, in the layout of ``x``."""
     dtype = torch.bfloat16 if computes_in_bf16(x.device) else torch.float32
     return (x + delta).clamp_(0, 1).sub_(MEAN).div_(STD).to(dtype)
 
 
-def linf_pgd_(
-    model: nn.Module,
-    x: Tensor,
-    delta: Tensor,
-    labels: Tensor,
-    *,
-    steps: int,
-    step_size: float,
-    epsilon: float,
-    ascend: bool = False,
-    loss: Loss = F.cross_entropy,
-) -> Tensor:
-    """Move ``delta`` in place by signed gradient steps inside an Linf ball, and return it.
+class LinfPGD:
+    """Moves perturbations by signed gradient steps inside an Linf ball.
+
+    On CUDA a step is captured as a graph at the first batch, and replayed for all batches of its shape.
 
     Args:
-        model: A network under :func:`frozen`.
-        x: Clean images, fp32 [B,3,H,W] in [0,1].
-        delta: Where to start, fp32 like ``x``; afterwards x + delta is in [0,1] too.
-        labels: int64 [B], handed to ``loss``.
-        steps: Gradient steps.
+        model: What :func:`~pst_fast.attacks.frozen.frozen` returned.
         step_size: Of a step, on [0,1] images.
         epsilon: The ball's radius, on [0,1] images.
         ascend: Whether to increase the loss instead of reducing it.
-        loss: From (logits, labels) to a scalar.
+        loss: From (fp32 logits, labels) to a scalar, without waiting for the device. Only the signs of its
+            gradient count.
     """
-    inputs = perturbed_inputs(x, delta)
-    mean, std = (torch.full((x.shape[1],), value, device=x.device) for value in (MEAN, STD))
-    for _ in range(steps):
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        step_size: float,
+        epsilon: float,
+        ascend: bool = False,
+        loss: Loss = F.cross_entropy,
+    ) -> None:
+        self.model, self.loss = model, loss
+        self.step_size, self.epsilon, self.ascend = step_size, epsilon, ascend
+        self._captured: _CapturedStep | None = None
+
+    def run_(self, x: Tensor, delta: Tensor, labels: Tensor, *, steps: int) -> Tensor:
+        """Take the steps on ``delta`` in place, and return it.
+
+        Args:
+            x: Clean images, fp32 [B,3,H,W] in [0,1].
+            delta: Where to start, fp32 like ``x``; afterwards x + delta is in [0,1] too.
+            labels: int64 [B], handed to the loss.
+            steps: Gradient steps.
+        """
+        if x.device.type == "cuda":
+            self._captured = self._captured or _CapturedStep(self, x, labels)
+            if self._captured.takes(x, labels):
+                return self._captured.run_(x, delta, labels, steps)
+        inputs = perturbed_inputs(x, delta)
+        for _ in range(steps):
+            self.step_(x, delta, labels, inputs)
+        return delta
+
+    def step_(self, x: Tensor, delta: Tensor, labels: Tensor, inputs: Tensor) -> None:
+        """One step on ``delta``; ``inputs`` holds the network's inputs, and then the next step's."""
         leaf = inputs.detach().requires_grad_()
-        with autocast(x.device):
-            value = loss(model(leaf), labels)
-        (grad,) = torch.autograd.grad(value, leaf)
+        (grad,) = torch.autograd.grad(self.loss(self.model(leaf).float(), labels), leaf)
+        mean, std = (x.new_full((x.shape[1],), value) for value in (MEAN, STD))
         ops.linf_step_(
-            delta,
-            grad,
-            x,
-            step_size=step_size,
-            epsilon=epsilon,
-            ascend=ascend,
-            mean=mean,
-            std=std,
-            out=inputs,
-        )
-    return delta
+            delta, grad, x, step_size=self.step_size, epsilon=self.epsilon,
+            ascend=self.ascend, mean=mean, std=std, out=inputs,
+        )  # fmt: skip
+
+
+class _CapturedStep:
+    """One step as a CUDA graph, on its own buffers: a small network's kernels are shorter than a launch."""
+
+    def __init__(self, pgd: LinfPGD, x: Tensor, labels: Tensor) -> None:
+        self.x, self.delta, self.labels = x.clone(), torch.zeros_like(x), labels.clone()
+        self.inputs = perturbed_inputs(self.x, self.delta)
+        arguments = (self.x, self.delta, self.labels, self.inputs)
+        # What libraries set up at a first call cannot be captured.
+        stream = torch.cuda.Stream(x.device)
+        stream.wait_stream(torch.cuda.current_stream(x.device))
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                pgd.step_(*arguments)
+        torch.cuda.current_stream(x.device).wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            pgd.step_(*arguments)
+
+    def takes(self, x: Tensor, labels: Tensor) -> bool:
+        same_images = (x.shape, x.stride(), x.device) == (self.x.shape, self.x.stride(), self.x.device)
+        return same_images and (labels.shape, labels.dtype) == (self.labels.shape, self.labels.dtype)
+
+    def run_(self, x: Tensor, delta: Tensor, labels: Tensor, steps: int) -> Tensor:
+        self.x.copy_(x)
+        self.delta.copy_(delta)
+        self.labels.copy_(labels)
+        self.inputs.copy_(perturbed_inputs(x, delta))
+        for _ in range(steps):
+            self.graph.replay()
+        return delta.copy_(self.delta)
+
+
+def crafting_batch(model: nn.Module, height: int, width: int, device: torch.device) -> int:
+    """How many images to craft at a time: a power of two, and a matter of speed alone.
+
+    A frozen network treats every image on its own. On a CPU a batch's activations should stay in the cache;
+    on CUDA it is what fits half of the free memory, which a batch of eight shows.
+    """
+    if device.type != "cuda":
+        return _power_of_two(128 * 32 * 32 / (height * width), least=8)
+    probe = torch.zeros(8, 3, height, width, device=device).contiguous(memory_format=torch.channels_last)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    pgd = LinfPGD(model, step_size=0.0, epsilon=1.0, loss=lambda logits, _: logits.sum())
+    pgd.step_(probe, probe.clone(), probe, perturbed_inputs(probe, probe))
+    each = (torch.cuda.max_memory_allocated(device) - before) / len(probe)
+    return _power_of_two(torch.cuda.mem_get_info(device)[0] / 2 / each, least=1)
+
+
+def _power_of_two(count: float, least: int) -> int:
+    return max(least, 1 << int(min(count, 1024)).bit_length() - 1) if count >= 1 else least

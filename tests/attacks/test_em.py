@@ -8,7 +8,6 @@ import torch
 
 from pst_fast.attacks.base import ATTACKS
 from pst_fast.attacks.em import STATE, _ClassWise, stratified_rows
-from pst_fast.attacks.pgd import frozen, linf_pgd_
 from pst_fast.errors import InputError
 
 RECIPES = {name: dict(ATTACKS[name].recipes) for name in ("em", "em-class")}
@@ -90,10 +89,7 @@ def test_class_wise_perturbation_is_the_mean_of_its_samples(image_set, make_task
     rows = torch.from_numpy(alternation.subset)
     x, labels = alternation.batch(rows)
     delta = torch.zeros_like(x)
-    with frozen(alternation.surrogate.model):
-        linf_pgd_(
-            alternation.surrogate.model, x, delta, labels, steps=1, step_size=0.4 * 8 / 255, epsilon=8 / 255
-        )
+    alternation.descent().run_(x, delta, labels, steps=1)
     alternation._minimize()
     for label in range(3):
         expected = delta[labels == label].mean(0).permute(1, 2, 0)
