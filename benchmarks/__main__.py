@@ -8,6 +8,7 @@ from pst_fast.errors import InputError
 
 MODULES = {
     "ops": "the fused ops against PyTorch eager and torch.compile of their twins",
+    "crafting": "the inner loop of the attacks against the loop of published code",
     "loaders": "images a second of the data loaders",
 }
 """Subcommands and what they measure; ``benchmarks/<name>.py`` is imported only when it is asked for."""

@@ -41,7 +41,7 @@ class Recipe:
     subset: float = 1.0
 
 
-class _Alternation:
+class Alternation:
     """Network and perturbations, one per sample, in turns.
 
     The images and the perturbations lie on the device that computes if both fit, else in main memory.
@@ -134,7 +134,7 @@ class _Alternation:
         self.round, self.error = state["round"], state["error"]
 
 
-class _ClassWise(_Alternation):
+class _ClassWise(Alternation):
     """The same with one perturbation a class, shaped by a fixed part of each class's images."""
 
     def __init__(self, task: CraftTask, recipe: Recipe, epsilon: float) -> None:
@@ -215,8 +215,8 @@ class ErrorMinimizing(Attack):
         task.progress(1.0, f"{alternation.round} rounds, training error {alternation.error:.1%}")
         return round_to_ball(alternation.delta.cpu().numpy(), epsilon)
 
-    def _alternation(self, task: CraftTask, recipe: Recipe, epsilon: float) -> _Alternation:
-        return _Alternation(task, recipe, epsilon, len(task.data))
+    def _alternation(self, task: CraftTask, recipe: Recipe, epsilon: float) -> Alternation:
+        return Alternation(task, recipe, epsilon, len(task.data))
 
 
 @ATTACKS.register("em-class")
@@ -237,5 +237,5 @@ class ClassWiseErrorMinimizing(ErrorMinimizing):
         ),
     }
 
-    def _alternation(self, task: CraftTask, recipe: Recipe, epsilon: float) -> _Alternation:
+    def _alternation(self, task: CraftTask, recipe: Recipe, epsilon: float) -> Alternation:
         return _ClassWise(task, recipe, epsilon)
