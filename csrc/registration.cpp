@@ -44,5 +44,7 @@ STABLE_TORCH_LIBRARY(pst_fast, m) {
       "augment(Tensor images, Tensor? index, Tensor? delta, SymInt seed, SymInt offset, int padding, "
       "bool flip, float brightness, float contrast, float saturation, float hue, float jitter_probability, "
       "float grey_probability, Tensor? mean, Tensor? std, ScalarType dtype) -> Tensor");
+  m.def("quantize_bank_(Tensor(a!) bank, Tensor? index, Tensor delta, float epsilon) -> ()");
+  m.def("gather_bank(Tensor bank, Tensor? index, float epsilon) -> Tensor");
   m.def("degrade(Tensor images, Tensor? index, Tensor views, SymInt seed, SymInt offset) -> Tensor");
 }

@@ -133,6 +133,24 @@ inline void check_class_mean_step(const Tensor& delta, const Tensor& grad, const
   }
 }
 
+inline void check_bank(const Tensor& bank, const MaybeTensor& index, double epsilon) {
+  STD_TORCH_CHECK(bank.scalar_type() == ScalarType::Char && bank.dim() == 4 && bank.is_contiguous(),
+                  "bank must be int8 [N, H, W, C], contiguous");
+  if (index) {
+    STD_TORCH_CHECK(
+        index->scalar_type() == ScalarType::Long && index->dim() == 1 && same_device(*index, bank),
+        "index must be int64 [B] on bank's device");
+  }
+  STD_TORCH_CHECK(epsilon > 0 && epsilon <= 3e38, "epsilon must be more than 0, and finite");
+}
+
+inline void check_bank_delta(const Tensor& bank, int64_t batch, const Tensor& delta) {
+  STD_TORCH_CHECK(delta.scalar_type() == ScalarType::Float && delta.dim() == 4 && delta.size(0) == batch &&
+                      delta.size(1) == bank.size(3) && delta.size(2) == bank.size(1) &&
+                      delta.size(3) == bank.size(2) && same_device(delta, bank),
+                  "delta must be float32 [B, C, H, W] on bank's device");
+}
+
 inline void check_augment(const Tensor& images, const MaybeTensor& index, const MaybeTensor& delta,
                           const MaybeTensor& mean, const MaybeTensor& std, ScalarType dtype) {
   STD_TORCH_CHECK(images.scalar_type() == ScalarType::Byte && images.dim() == 4 && images.size(3) == 3,

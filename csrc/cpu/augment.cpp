@@ -3,6 +3,7 @@
 
 #include "common/checks.h"
 #include "cpu/kernels.h"
+#include "cpu/rows.h"
 #include "cpu/storage.h"
 
 namespace pst::cpu {
@@ -21,7 +22,8 @@ static Tensor augment(const Tensor& images, const MaybeTensor& index, const Mayb
   const Tensor dense_images = torch::stable::contiguous(images);
   const Tensor dense_delta = delta ? torch::stable::contiguous(*delta) : dense_images;
   const int64_t rows = images.size(0), height = images.size(1), width = images.size(2);
-  const int64_t batch = index ? index->size(0) : rows;
+  const Rows taken("augment", index, rows);
+  const int64_t batch = taken.count;
   Tensor out = new_empty(images, {batch, 3, height, width}, dtype, MemoryFormat::ChannelsLast);
   if (out.numel() == 0) return out;
 
@@ -37,12 +39,6 @@ static Tensor augment(const Tensor& images, const MaybeTensor& index, const Mayb
     job.mean[c] = mean ? mean->const_data_ptr<float>()[c * mean->stride(0)] : 0.0f;
     job.inverse_std[c] = std ? 1.0f / std->const_data_ptr<float>()[c * std->stride(0)] : 1.0f;
   }
-  const int64_t* row = index ? index->const_data_ptr<int64_t>() : nullptr;
-  const int64_t row_stride = index ? index->stride(0) : 0;
-  for (int64_t i = 0; row != nullptr && i < batch; ++i) {
-    const int64_t at = row[i * row_stride];
-    STD_TORCH_CHECK(at >= 0 && at < rows, "augment: index must be in [0, ", rows, "), got ", at);
-  }
   const int storage = storage_of(dtype);
   const auto run = kernels().augment[storage];
   char* to = static_cast<char*>(out.mutable_data_ptr());
@@ -51,7 +47,7 @@ static Tensor augment(const Tensor& images, const MaybeTensor& index, const Mayb
     std::vector<float> scratch(static_cast<size_t>(job.scratch_floats()));
     for (int64_t i = begin; i < end; ++i) {
       const AugmentDraws draws = draw(job.settings, static_cast<uint32_t>(i));
-      run(job, draws, row == nullptr ? i : row[i * row_stride], to + i * sample_bytes, scratch.data());
+      run(job, draws, taken[i], to + i * sample_bytes, scratch.data());
     }
   });
   return out;

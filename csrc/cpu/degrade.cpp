@@ -3,6 +3,7 @@
 
 #include "common/checks.h"
 #include "cpu/kernels.h"
+#include "cpu/rows.h"
 
 namespace pst::cpu {
 
@@ -15,13 +16,8 @@ static Tensor degrade(const Tensor& images, const MaybeTensor& index, const Tens
   job.images = dense.const_data_ptr<uint8_t>();
   job.height = images.size(1);
   job.width = images.size(2);
-  const int64_t rows = images.size(0), batch = index ? index->size(0) : rows;
-  const int64_t* row = index ? index->const_data_ptr<int64_t>() : nullptr;
-  const int64_t row_stride = index ? index->stride(0) : 0;
-  for (int64_t i = 0; row != nullptr && i < batch; ++i) {
-    const int64_t at = row[i * row_stride];
-    STD_TORCH_CHECK(at >= 0 && at < rows, "degrade: index must be in [0, ", rows, "), got ", at);
-  }
+  const Rows taken("degrade", index, images.size(0));
+  const int64_t batch = taken.count;
   Tensor out = new_empty(images, {batch, job.height, job.width, 3}, ScalarType::Byte);
   if (out.numel() == 0) return out;
   uint8_t* to = out.mutable_data_ptr<uint8_t>();
@@ -30,8 +26,7 @@ static Tensor degrade(const Tensor& images, const MaybeTensor& index, const Tens
     const std::unique_ptr<char[]> scratch(new char[static_cast<size_t>(job.scratch_bytes())]);
     for (int64_t i = begin; i < end; ++i) {
       const ViewDraw draw = draw_view(job.views, static_cast<uint32_t>(i), job.height, job.width);
-      run(job, draw, row == nullptr ? i : row[i * row_stride], to + 3 * i * job.height * job.width,
-          scratch.get());
+      run(job, draw, taken[i], to + 3 * i * job.height * job.width, scratch.get());
     }
   });
   return out;

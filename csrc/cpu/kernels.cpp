@@ -4,6 +4,7 @@
 
 #include "cpu/kernels_ar.h"
 #include "cpu/kernels_augment.h"
+#include "cpu/kernels_bank.h"
 #include "cpu/kernels_degrade.h"
 #include "cpu/kernels_mean.h"
 #include "cpu/kernels_pixels.h"
@@ -43,6 +44,8 @@ const Kernels PST_TABLE = {
     {class_sums<float>, class_sums<BFloat16>, class_sums<Half>},
     class_move,
     {input_row<float>, input_row<BFloat16>, input_row<Half>},
+    encode_row,
+    decode_row,
     {augment_sample<float>, augment_sample<BFloat16>, augment_sample<Half>},
 };
 

@@ -3,6 +3,7 @@
 
 #include "common/ar.h"
 #include "common/ball.h"
+#include "common/code.h"
 #include "common/draws.h"
 #include "common/views.h"
 
@@ -54,6 +55,12 @@ struct InputRow {
   bool is_constant;
   int64_t count;
   int64_t delta_stride, x_stride, out_stride;
+};
+
+// Pixels of one sample, `stride` floats apart, each of `planes` values that are `plane` floats apart.
+struct CodeRow {
+  const float* from;
+  int64_t count, stride, planes, plane;
 };
 
 struct AugmentJob {
@@ -134,6 +141,8 @@ struct Kernels {
   // Moves element i of delta by the sign of sums[i]; it lies at where[i], or at i where that is null.
   void (*class_move)(const float* sums, const int64_t* where, int64_t count, LinfMove, float* delta);
   void (*input_row[kStorages])(const InputRow&);
+  void (*encode_row)(const CodeRow&, BallCode, int8_t* to);
+  void (*decode_row)(const int8_t* from, int64_t count, BallCode, float* to);
   void (*augment[kStorages])(const AugmentJob&, const AugmentDraws&, int64_t row, void* out, float* scratch);
 };
 

@@ -9,6 +9,7 @@ and for exported programs.
 from pst_fast.ops._backend import is_native
 from pst_fast.ops.ar import ar_perturbation
 from pst_fast.ops.augmentation import augment
+from pst_fast.ops.bank import gather_bank, quantize_bank_
 from pst_fast.ops.degradation import View, degrade
 from pst_fast.ops.mean import class_mean_step_
 from pst_fast.ops.pixels import class_pixel_sums
@@ -23,10 +24,12 @@ __all__ = [
     "class_mean_step_",
     "class_pixel_sums",
     "degrade",
+    "gather_bank",
     "grid_pool",
     "is_native",
     "l2_step",
     "l2_step_",
     "linf_step",
     "linf_step_",
+    "quantize_bank_",
 ]

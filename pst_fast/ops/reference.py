@@ -168,6 +168,19 @@ def class_mean_step_(
     return delta
 
 
+def quantize_bank_(bank: Tensor, delta: Tensor, *, epsilon: float, index: Tensor | None = None) -> Tensor:
+    """Twin of :func:`pst_fast.ops.quantize_bank_`."""
+    levels = (delta.nan_to_num(nan=0.0) * (127 / epsilon)).clamp(-127, 127).round().to(torch.int8)
+    codes = levels.permute(0, 2, 3, 1)
+    return bank.copy_(codes) if index is None else bank.index_copy_(0, index, codes)
+
+
+def gather_bank(bank: Tensor, *, epsilon: float, index: Tensor | None = None) -> Tensor:
+    """Twin of :func:`pst_fast.ops.gather_bank`."""
+    codes = bank if index is None else bank.index_select(0, index)
+    return (codes.float() * (epsilon / 127)).clamp(-epsilon, epsilon).permute(0, 3, 1, 2)
+
+
 def _wide(features: Tensor) -> Tensor:
     return features if features.dtype == torch.float64 else features.float()
 

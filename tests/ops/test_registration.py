@@ -60,6 +60,13 @@ def _samples(name: str, device: torch.device) -> list[tuple[Any, ...]]:
             (images, None, None, *jitter, None, None, torch.float32),
             (images, labels, images.char(), *jitter, channels, channels, torch.bfloat16),
         ]
+    if name in ("quantize_bank_", "gather_bank"):
+        bank = torch.randint(-127, 128, (5, 6, 4, 3), dtype=torch.int8, device=device)
+        rows = torch.tensor([4, 0], device=device)
+        delta = 0.1 * torch.randn(5, 3, 6, 4, device=device)
+        if name == "gather_bank":
+            return [(bank, None, 0.1), (bank, rows, 0.1)]
+        return [(bank, None, delta, 0.1), (bank, rows, lay_out(delta[:2], "channels_last"), 0.1)]
     if name == "class_mean_step_":
         step = (0.1 * maps[:3], maps, labels, 0.1, 0.2, True)
         channels = torch.full((3,), 0.5, device=device)
@@ -92,6 +99,8 @@ NAMES = (
     "l2_step",
     "l2_step_out",
     "class_mean_step_",
+    "quantize_bank_",
+    "gather_bank",
     "augment",
     "degrade",
 )
@@ -124,11 +133,14 @@ def _everything(features: Tensor, labels: Tensor, images: Tensor, x: Tensor) -> 
     delta = delta + ops.l2_step(delta, x, x, ascend=True, **options)
     by_class = torch.zeros_like(x[:3])
     ops.class_mean_step_(by_class, x - 0.5, labels, **options)
+    bank = torch.zeros(4, 6, 6, 3, dtype=torch.int8, device=x.device)
+    ops.quantize_bank_(bank, delta, epsilon=0.2, index=labels.argsort())
+    stored = ops.gather_bank(bank, epsilon=0.2, index=labels)
     view = ops.augment(
         images, seed=1, offset=2, padding=1, flip=True, hue=0.1, contrast=0.4, mean=(0.5, 0.5, 0.5)
     )
     seen = ops.degrade(images, [ops.View.jpeg(50), ops.View.median()], seed=1, offset=2)
-    return counts, means, m2, pooled, delta * 3, out.float() + 1, view, seen.float(), by_class + 1
+    return counts, means, m2, pooled, delta * 3, out.float() + 1, view, seen.float(), by_class + 1, stored + 1
 
 
 def _compare_compiled(device: torch.device, backend: str) -> None:
@@ -190,6 +202,7 @@ def test_raw_ops_check_what_reaches_memory() -> None:
         raw.class_mean_step_(x, x, torch.tensor([0, 1]), 0.1, 0.1, False, x, None, None, None)
     with pytest.raises(RuntimeError, match="grad must be"):
         raw.class_mean_step_(x, x[..., :2], torch.tensor([0, 1]), 0.1, 0.1, False, None, None, None, None)
+    with pytest.raises(RuntimeError, match="labels must be"):
         raw.ar_perturbation(torch.zeros(2, 3, 3, 3), torch.tensor([0, 2]), None, 4, 4, 1.0, 0, 4)
     with pytest.raises(RuntimeError, match="index must be"):
         raw.ar_perturbation(torch.zeros(2, 3, 3, 3), torch.tensor([0, 1]), torch.zeros(1), 4, 4, 1.0, 0, 4)
@@ -197,6 +210,11 @@ def test_raw_ops_check_what_reaches_memory() -> None:
         raw.grid_pool(x.double(), 4)
     with pytest.raises(RuntimeError, match="uint8"):
         raw.degrade(x, None, torch.zeros(1, 21, dtype=torch.float64), 0, 0)
+    bank = torch.zeros(2, 4, 4, 3, dtype=torch.int8)
+    with pytest.raises(RuntimeError, match="bank must be"):
+        raw.gather_bank(bank.transpose(1, 2), None, 0.1)
+    with pytest.raises(RuntimeError, match="delta must be"):
+        raw.quantize_bank_(bank, torch.tensor([0]), x, 0.1)
     images = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
     for row in ([2, 9], [2, 1, 0, 0], [2, 2, 0, 99], [2, 6, 0, 0.5, 0.25]):  # kind, quality, radius, sides
         table = torch.zeros(1, 21, dtype=torch.float64)
