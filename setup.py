@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -44,14 +43,7 @@ class CMakeBuild(build_ext):
         return []
 
 
-class AbiWheel(bdist_wheel):
-    """The libraries use no Python symbol at all: one wheel serves every Python 3.11 and later."""
-
-    def get_tag(self) -> tuple[str, str, str]:
-        return "cp311", "abi3", super().get_tag()[2]
-
-
 setup(
     ext_modules=[Extension("pst_fast._C", sources=[])],
-    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AbiWheel},
+    cmdclass={"build_ext": CMakeBuild},
 )

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Timing, compare, ratio
-from pst_fast.attacks.base import ATTACKS, CraftTask
-from pst_fast.attacks.em import Alternation, ErrorMinimizing, Recipe
+from pst_fast.attacks.alternation import SampleWise
+from pst_fast.attacks.base import ATTACKS
+from pst_fast.attacks.em import ErrorMinimizing
 from pst_fast.attacks.frozen import frozen
 from pst_fast.attacks.pgd import MEAN, STD, LinfPGD
 from pst_fast.cli.config import RunConfig, resolve, resolve_device
@@ -199,7 +200,7 @@ def matmul_peak(device: torch.device, side: int = 2048) -> float:
     return 2 * side**3 / timing.milliseconds / 1e6
 
 
-class _PublishedAlternation(Alternation):
+class _PublishedAlternation(SampleWise):
     def descent(self) -> LinfPGD:
         return PublishedPGD(  # type: ignore[return-value]
             self.surrogate.model,
@@ -213,8 +214,7 @@ def unlearnability(device: torch.device) -> list[dict[str, Any]]:
 
     @ATTACKS.register("em-published-loop")
     class _Published(ErrorMinimizing):
-        def _alternation(self, task: CraftTask, recipe: Recipe, epsilon: float) -> Alternation:
-            return _PublishedAlternation(task, recipe, epsilon, len(task.data))
+        alternation = _PublishedAlternation
 
     attacks = ("none", "em", "em-published-loop")
     with tempfile.TemporaryDirectory() as folder:

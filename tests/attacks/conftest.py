@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from pst_fast.attacks.alternation import Recipe
 from pst_fast.attacks.base import ATTACKS, CraftTask
-from pst_fast.attacks.em import Recipe
 from pst_fast.data.types import ImageSet
 
 TINY = Recipe(steps=2, relative_step=0.4, train_batches=4, max_rounds=3, batch_size=16, stop_error=0.0)

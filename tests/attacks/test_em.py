@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from pst_fast.attacks.alternation import STATE, ClassWise, stratified_rows
 from pst_fast.attacks.base import ATTACKS
-from pst_fast.attacks.em import STATE, _ClassWise, stratified_rows
 from pst_fast.errors import InputError
 
 RECIPES = {name: dict(ATTACKS[name].recipes) for name in ("em", "em-class")}
@@ -78,14 +78,14 @@ def test_a_finished_state_is_not_trained_again(image_set, make_task):
 def test_damaged_state(content, image_set, make_task):
     task = make_task(image_set())
     (task.folder / STATE).write_bytes(content)
-    with pytest.raises(InputError, match=r"em-state\.pt: expected the state of an unfinished craft"):
+    with pytest.raises(InputError, match=r"state\.pt: expected the state of an unfinished craft"):
         ATTACKS["em"]().craft(task)
 
 
 def test_class_wise_perturbation_is_the_mean_of_its_samples(image_set, make_task):
     data = image_set(30, num_classes=3)
     recipe = replace(ATTACKS["em-class"].recipes["fast"], batch_size=64)
-    alternation = _ClassWise(make_task(data), recipe, 8 / 255)
+    alternation = ClassWise(make_task(data), recipe, 8 / 255)
     rows = torch.from_numpy(alternation.subset)
     x, labels = alternation.batch(rows)
     delta = torch.zeros_like(x)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from pst_fast.attacks.alternation import Recipe
 from pst_fast.attacks.base import ATTACKS, Attack
-from pst_fast.attacks.em import Recipe
 from pst_fast.data import bank as bank_module
 from pst_fast.data.bank import apply, craft, load_bank, measure_budget
 from pst_fast.data.beton import read_beton, write_beton

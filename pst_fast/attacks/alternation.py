@@ -1,0 +1,231 @@
+"""A surrogate network and the perturbations of its images, each following the other in turns."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pst_fast.attacks.base import CraftTask
+from pst_fast.attacks.frozen import frozen
+from pst_fast.attacks.integers import round_to_ball
+from pst_fast.attacks.pgd import LinfPGD, crafting_batch, perturbed_inputs
+from pst_fast.attacks.quantized import DeviceBank, MappedBank, QuantizedBank
+from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
+
+STATE = "state.pt"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of the alternation between network and perturbations.
+
+    Attributes:
+        steps: Gradient steps on a perturbation each time it is met.
+        relative_step: Size of one of them as a fraction of epsilon.
+        train_batches: Batches that the network learns from in a round.
+        max_rounds: Where to stop if the training error never falls below ``stop_error``.
+        stop_error: Training error on perturbed images at which the noise has done its work.
+        batch_size: Images that the network learns from at a time.
+        subset: Fraction of each class whose images shape the perturbations.
+    """
+
+    steps: int
+    relative_step: float
+    train_batches: int
+    max_rounds: int
+    stop_error: float = 0.01
+    batch_size: int = 512
+    subset: float = 1.0
+
+
+class Alternation(ABC):
+    """The turns; what the perturbations are, a subclass says."""
+
+    def __init__(self, task: CraftTask, recipe: Recipe, epsilon: float) -> None:
+        self.task, self.recipe, self.epsilon = task, recipe, epsilon
+        self.round, self.error = 0, 1.0
+        storage = task.device if self._fits_on_the_device() else torch.device("cpu")
+        self.images = torch.from_numpy(np.ascontiguousarray(task.data.images)).to(storage)
+        self.labels = torch.from_numpy(np.ascontiguousarray(task.data.labels)).to(storage)
+        self.surrogate = Surrogate(task, learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
+        self.order = BatchOrder(len(task.data), recipe.batch_size, task.seed)
+
+    def _fits_on_the_device(self) -> bool:
+        """Whether the images and one byte for each of their values are at most half of its free memory."""
+        if self.task.device.type != "cuda":
+            return False
+        return 2 * self.task.data.images.nbytes <= torch.cuda.mem_get_info(self.task.device)[0] // 2
+
+    @abstractmethod
+    def perturbation(self, rows: Tensor) -> Tensor:
+        """The perturbations of these samples like their images: fp32 [B,3,H,W] channels_last."""
+
+    @abstractmethod
+    def _minimize(self) -> float:
+        """Move the perturbations; the training error with them."""
+
+    @abstractmethod
+    def steps(self) -> np.ndarray:
+        """The perturbations in whole steps of 1/255, int8 or int16 [N or K,H,W,3]."""
+
+    @abstractmethod
+    def _noise(self) -> dict[str, Any]:
+        """The state of the perturbations at the end of a round."""
+
+    @abstractmethod
+    def _restore_noise(self, state: dict[str, Any]) -> None:
+        """Go back to it."""
+
+    def run(self) -> None:
+        """Take turns until the training error is low enough; the state is saved after each round."""
+        state = load_state(self.task.folder / STATE)
+        if state is not None:
+            self._restore(state)
+        while self.round < self.recipe.max_rounds and self.error >= self.recipe.stop_error:
+            with seeded(self.task.seed + 1 + self.round, self.task.device):
+                self._train()
+                self.error = self._minimize()
+            self.round += 1
+            save_state(self.task.folder / STATE, self._state())
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """x, fp32 [B,3,H,W] channels_last in [0,1], and labels, int64 [B], on the device that computes."""
+        rows = rows.to(self.images.device)
+        x = self.images[rows].to(self.task.device).permute(0, 3, 1, 2).float().div_(255)
+        return x, self.labels[rows].to(self.task.device)
+
+    def _train(self) -> None:
+        for number in range(self.recipe.train_batches):
+            self._tell(0.1 * number / self.recipe.train_batches, "the network learns")
+            rows = torch.from_numpy(self.order[self.round * self.recipe.train_batches + number])
+            x, labels = self.batch(rows)
+            self.surrogate.train_step(perturbed_inputs(x, self.perturbation(rows)), labels)
+
+    def descent(self) -> LinfPGD:
+        """Steps that reduce the loss of the network as it is now."""
+        return LinfPGD(
+            frozen(self.surrogate.model),
+            step_size=self.recipe.relative_step * self.epsilon,
+            epsilon=self.epsilon,
+        )
+
+    def _tell(self, inside: float, words: str) -> None:
+        error = f", training error {self.error:.1%}" if self.round else ""
+        fraction = (self.round + inside) / self.recipe.max_rounds
+        self.task.progress(fraction, f"round {self.round + 1}{error}: {words}")
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "surrogate": self.surrogate.state(),
+            "noise": self._noise(),
+            "round": self.round,
+            "error": self.error,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.surrogate.restore(state["surrogate"])
+        self._restore_noise(state["noise"])
+        self.round, self.error = state["round"], state["error"]
+
+
+class SampleWise(Alternation):
+    """One perturbation a sample."""
+
+    def __init__(self, task: CraftTask, recipe: Recipe, epsilon: float) -> None:
+        super().__init__(task, recipe, epsilon)
+        shape = tuple(self.images.shape)
+        self.bank: QuantizedBank
+        if self.images.is_cuda:
+            self.bank = DeviceBank(shape, epsilon, task.device)
+        else:
+            self.bank = MappedBank(shape, epsilon, task.device, task.folder)
+
+    def perturbation(self, rows: Tensor) -> Tensor:
+        return self.bank.gather(rows)
+
+    def _minimize(self) -> float:
+        wrong = torch.zeros((), dtype=torch.int64, device=self.task.device)
+        count, pgd = len(self.labels), self.descent()
+        height, width = self.images.shape[1:3]
+        step = crafting_batch(pgd.model, height, width, self.task.device)
+        for start in range(0, count, step):
+            self._tell(0.1 + 0.9 * start / count, "the perturbations follow")
+            rows = torch.arange(start, min(start + step, count))
+            x, labels = self.batch(rows)
+            delta = pgd.run_(x, self.perturbation(rows), labels, steps=self.recipe.steps)
+            self.bank.scatter_(rows, delta)
+            wrong += _errors(pgd.model, x, delta, labels)
+        self.bank.end_round()
+        return wrong.item() / count
+
+    def steps(self) -> np.ndarray:
+        return self.bank.steps()
+
+    def _noise(self) -> dict[str, Any]:
+        return self.bank.state()
+
+    def _restore_noise(self, state: dict[str, Any]) -> None:
+        self.bank.restore(state)
+
+
+class ClassWise(Alternation):
+    """One perturbation a class, shaped by a fixed part of each class's images."""
+
+    def __init__(self, task: CraftTask, recipe: Recipe, epsilon: float) -> None:
+        super().__init__(task, recipe, epsilon)
+        self.subset = stratified_rows(task.data.labels, recipe.subset, task.seed)
+        # [K,H,W,3], so that what is taken of it is channels_last.
+        self.delta = torch.zeros((len(task.data.classes), *self.images.shape[1:]), device=task.device)
+
+    def perturbation(self, rows: Tensor) -> Tensor:
+        labels = self.labels[rows.to(self.labels.device)]
+        return self.delta[labels.to(self.delta.device)].permute(0, 3, 1, 2)
+
+    def _batches(self) -> Iterator[Tensor]:
+        for start in range(0, len(self.subset), self.recipe.batch_size):
+            self._tell(0.1 + 0.9 * start / len(self.subset), "the perturbations follow")
+            yield torch.from_numpy(self.subset[start : start + self.recipe.batch_size])
+
+    def _minimize(self) -> float:
+        wrong = torch.zeros((), dtype=torch.int64, device=self.task.device)
+        pgd = self.descent()
+        for rows in self._batches():
+            x, labels = self.batch(rows)
+            delta = pgd.run_(x, self.perturbation(rows), labels, steps=self.recipe.steps)
+            self._take_means(delta, labels)
+        # The perturbations moved with every batch: the error counts with the last ones.
+        for rows in self._batches():
+            x, labels = self.batch(rows)
+            wrong += _errors(pgd.model, x, self.perturbation(rows), labels)
+        return wrong.item() / len(self.subset)
+
+    def _take_means(self, delta: Tensor, labels: Tensor) -> None:
+        """Replace the perturbation of each class that is in the batch by the mean of its samples'."""
+        for label in labels.unique().tolist():
+            mean = delta[labels == label].mean(0).permute(1, 2, 0)
+            self.delta[label] = mean.clamp(-self.epsilon, self.epsilon)
+
+    def steps(self) -> np.ndarray:
+        return round_to_ball(self.delta.cpu().numpy(), self.epsilon)
+
+    def _noise(self) -> dict[str, Any]:
+        return {"delta": self.delta}
+
+    def _restore_noise(self, state: dict[str, Any]) -> None:
+        self.delta.copy_(state["delta"])
+
+
+def _errors(model: nn.Module, x: Tensor, delta: Tensor, labels: Tensor) -> Tensor:
+    with torch.no_grad():
+        return (model(perturbed_inputs(x, delta)).argmax(1) != labels).sum()
+
+
+def stratified_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Shuffled rows, int64, of a fraction of each class (at least one image of it)."""
+    rng = np.random.default_rng(seed)
+    members = (rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels))
+    return rng.permutation(np.concatenate([rows[: max(1, round(fraction * len(rows)))] for rows in members]))
