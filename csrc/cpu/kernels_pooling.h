@@ -29,19 +29,34 @@ static float sum_run(const T* from, int64_t count) {
   return sum;
 }
 
-// Sums of columns [begin, end) over rows: vertical, so that narrow cells are vectorised too.
+// Sums of kVectors * kLanes columns over `rows` rows: vertical, so that narrow cells are vectorised too.
+template <int kVectors, typename T>
+PST_INLINE void add_columns(const T* from, int64_t width, int64_t rows, float* sums) {
+  Lanes sum[kVectors] = {};
+  for (int64_t row = 0; row < rows; ++row, from += width) {
+#pragma GCC unroll 8
+    for (int k = 0; k < kVectors; ++k) sum[k] += load_lanes(from + k * kLanes);
+  }
+#pragma GCC unroll 8
+  for (int k = 0; k < kVectors; ++k) store_lanes(sum[k], sums + k * kLanes);
+}
+
+// Sums of columns [begin, end) over rows.
 template <typename T>
 static void sum_columns(const T* plane, int64_t width, int64_t row_begin, int64_t row_end, int64_t begin,
                         int64_t end, float* sums) {
+  const T* from = plane + row_begin * width;
+  const int64_t rows = row_end - row_begin;
   int64_t column = begin;
+  for (; column + 4 * kLanes <= end; column += 4 * kLanes) {
+    add_columns<4>(from + column, width, rows, sums + column - begin);
+  }
   for (; column + kLanes <= end; column += kLanes) {
-    Lanes sum = {};
-    for (int64_t row = row_begin; row < row_end; ++row) sum += load_lanes(plane + row * width + column);
-    store_lanes(sum, sums + column - begin);
+    add_columns<1>(from + column, width, rows, sums + column - begin);
   }
   for (; column < end; ++column) {
     float sum = 0;
-    for (int64_t row = row_begin; row < row_end; ++row) sum += widen(plane[row * width + column]);
+    for (int64_t row = 0; row < rows; ++row) sum += widen(from[row * width + column]);
     sums[column - begin] = sum;
   }
 }
@@ -75,21 +90,54 @@ static void pool_plane(const PoolJob& job, const T* plane, float* cells) {
   }
 }
 
+// Sums of kLanes runs of kCount values, a power of two: neighbours are added until each run is one value.
+template <int kCount>
+PST_INLINE Lanes add_runs(const float* from) {
+  if constexpr (kCount == 1) {
+    return load_lanes(from);
+  } else {
+    const Lanes a = add_runs<kCount / 2>(from), b = add_runs<kCount / 2>(from + kCount / 2 * kLanes);
+    return __builtin_shuffle(a, b, LanesIndex{0, 2, 4, 6, 8, 10, 12, 14}) +
+           __builtin_shuffle(a, b, LanesIndex{1, 3, 5, 7, 9, 11, 13, 15});
+  }
+}
+
 constexpr int64_t kEvenSpan = 1024;
 
 // Cells of kCell columns exactly, whole vectors in a row, at most kEvenSpan columns in all rows of cells.
-template <int kCell, typename T>
+// With kGrid the cells are square, kGrid in a row, and every loop has a length that the compiler knows.
+template <int kCell, int kGrid, typename T>
 static void pool_even_plane(const PoolJob& job, const T* __restrict plane, float* __restrict cells) {
-  const int64_t rows = job.height / job.grid, count = job.grid * job.grid;
+  const int64_t grid = kGrid > 0 ? kGrid : job.grid, rows = kGrid > 0 ? kCell : job.height / grid;
+  const int64_t width = kCell * grid, count = grid * grid, packed = count / kLanes * kLanes;
   const float inverse = 1.0f / static_cast<float>(rows * kCell);
   float sums[kEvenSpan];
-  for (int64_t i = 0; i < job.grid; ++i) {
-    sum_columns(plane, job.width, i * rows, (i + 1) * rows, 0, job.width, sums + i * job.width);
+  for (int64_t i = 0; i < grid; ++i) {
+    for (int64_t column = 0; column < width; column += kLanes) {
+      add_columns<1>(plane + i * rows * width + column, width, rows, sums + i * width + column);
+    }
   }
-  for (int64_t cell = 0; cell < count; ++cell) {
+  for (int64_t cell = 0; cell < packed; cell += kLanes) {
+    store_lanes(add_runs<kCell>(sums + kCell * cell) * inverse, cells + cell);
+  }
+  for (int64_t cell = packed; cell < count; ++cell) {
     float sum = sums[kCell * cell];
     for (int k = 1; k < kCell; ++k) sum += sums[kCell * cell + k];
     cells[cell] = sum * inverse;
+  }
+}
+
+template <int kCell, typename T>
+static void pool_even_planes(const PoolJob& job, const T* features, float* pooled, int64_t begin,
+                             int64_t end) {
+  const int64_t pixels = job.height * job.width, cells = job.grid * job.grid;
+  const bool is_usual = job.grid == 4 && job.height == job.width;
+  for (int64_t plane = begin; plane < end; ++plane) {
+    if (is_usual) {
+      pool_even_plane<kCell, 4>(job, features + plane * pixels, pooled + plane * cells);
+    } else {
+      pool_even_plane<kCell, 0>(job, features + plane * pixels, pooled + plane * cells);
+    }
   }
 }
 
@@ -104,17 +152,14 @@ static void pool_planes(PoolJob job, const void* features, float* pooled, int64_
     for (int64_t i = begin * cells; i < end * cells; ++i) pooled[i] = widen(from[i]);
     return;
   }
+  if (cell_width == 2) return pool_even_planes<2>(job, from, pooled, begin, end);
+  if (cell_width == 4) return pool_even_planes<4>(job, from, pooled, begin, end);
+  if (cell_width == 8) return pool_even_planes<8>(job, from, pooled, begin, end);
   for (int64_t plane = begin; plane < end; ++plane) {
     const T* at = from + plane * pixels;
     float* to = pooled + plane * cells;
     if (job.grid == 1) {
       *to = sum_run(at, pixels) / static_cast<float>(pixels);
-    } else if (cell_width == 2) {
-      pool_even_plane<2>(job, at, to);
-    } else if (cell_width == 4) {
-      pool_even_plane<4>(job, at, to);
-    } else if (cell_width == 8) {
-      pool_even_plane<8>(job, at, to);
     } else {
       pool_plane(job, at, to);
     }
