@@ -12,7 +12,7 @@ from pst_fast.ops.augmentation import augment
 from pst_fast.ops.bank import gather_bank, quantize_bank_
 from pst_fast.ops.degradation import View, degrade
 from pst_fast.ops.mean import class_mean_step_
-from pst_fast.ops.pixels import class_pixel_sums
+from pst_fast.ops.pixels import class_pixel_sums, one_pixel_search
 from pst_fast.ops.pooling import class_channel_stats, grid_pool
 from pst_fast.ops.steps import l2_step, l2_step_, linf_step, linf_step_
 
@@ -31,5 +31,6 @@ __all__ = [
     "l2_step_",
     "linf_step",
     "linf_step_",
+    "one_pixel_search",
     "quantize_bank_",
 ]

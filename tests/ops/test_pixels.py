@@ -1,5 +1,8 @@
-"""class_pixel_sums: by hand, against its twin, at the ends of its integers, and on bad input."""
+"""class_pixel_sums and one_pixel_search: by hand, against the twin and an exhaustive search, on bad input."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -72,6 +75,63 @@ def test_threads_change_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
+COLOURS = np.array(list(itertools.product((0, 1), repeat=3)))
+
+
+def exhaustive_scores(images: np.ndarray) -> np.ndarray:
+    """mean / std of the change over one class, summed over channels, by trying every pixel and colour."""
+    x = images / 255.0
+    scores = np.zeros((8, *images.shape[1:3]))
+    for k, colour in enumerate(COLOURS):
+        for row in range(images.shape[1]):
+            for column in range(images.shape[2]):
+                change = np.abs(colour - x[:, row, column]).sum(1)
+                scores[k, row, column] = change.mean() / change.std()
+    return scores
+
+
+@pytest.mark.parametrize(("count", "height", "width"), [(50, 6, 5), (9, 3, 4), (700, 2, 2)])
+def test_finds_what_an_exhaustive_search_finds(
+    device: torch.device, count: int, height: int, width: int
+) -> None:
+    images = np.random.default_rng(count).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    labels = torch.arange(count) % 2
+    found = ops.one_pixel_search(torch.from_numpy(images).to(device), labels.to(device), 2, height * width)
+    for label in range(2):
+        expected = exhaustive_scores(images[labels.numpy() == label])
+        best = expected.max(0)
+        np.testing.assert_allclose(found.scores[label].cpu(), np.sort(best, axis=None)[::-1], rtol=1e-9)
+        at = found.rows[label].cpu().numpy(), found.columns[label].cpu().numpy()
+        np.testing.assert_allclose(best[at], found.scores[label].cpu(), rtol=1e-9)
+        colours = 255 * COLOURS[expected[:, at[0], at[1]].argmax(0)]
+        assert (found.colours[label].cpu().numpy() == colours).all()
+
+
+def test_search_by_hand(device: torch.device) -> None:
+    # Left pixel: black in one image, grey in the other. Right pixel: nearly black in both, so that white
+    # changes it by 762 and 761 steps, mean 761.5, standard deviation 0.5: by far the most reliable change.
+    images = torch.zeros(2, 1, 2, 3, dtype=torch.uint8)
+    images[1, 0, 0] = 128
+    images[:, 0, 1] = torch.tensor([[1, 1, 1], [2, 1, 1]])
+    labels = torch.tensor([1, 1])
+    found = ops.one_pixel_search(images.to(device), labels.to(device), 2)
+    assert (found.rows.tolist(), found.columns.tolist()) == ([[-1], [0]], [[-1], [1]])
+    assert found.colours.tolist() == [[[0, 0, 0]], [[255, 255, 255]]]
+    assert found.scores[0].isnan()
+    assert found.scores[1].item() == pytest.approx(761.5 / 0.5)
+
+
+def test_pixels_that_never_vary_are_ranked_by_their_change(device: torch.device) -> None:
+    images = torch.zeros(3, 1, 3, 3, dtype=torch.uint8)
+    images[:, 0, 1] = 40
+    images[:, 0, 2] = torch.tensor([[9, 9, 9], [99, 9, 9], [9, 9, 200]])
+    labels = torch.zeros(3, dtype=torch.int64)
+    found = ops.one_pixel_search(images.to(device), labels.to(device), 1, 3)
+    assert found.columns.tolist() == [[0, 1, 2]]
+    assert found.colours[0, 0].tolist() == [255, 255, 255]
+    assert found.scores.isfinite().all()
+
+
 def test_bad_input() -> None:
     images, labels = torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.tensor([0, 1])
     with pytest.raises(TypeError, match="images must be uint8, got float32"):
@@ -86,3 +146,6 @@ def test_bad_input() -> None:
         ops.class_pixel_sums(images, labels, 0)
     with pytest.raises(RuntimeError, match=r"labels must be in \[0, 1\), got 1"):
         ops.class_pixel_sums(images, labels, 1)
+    for count in (0, 17):
+        with pytest.raises(ValueError, match=f"num_pixels must be between 1 and 16, got {count}"):
+            ops.one_pixel_search(images, labels, 2, count)
