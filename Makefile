@@ -33,8 +33,8 @@ lint: setup  ## ruff, mypy, clang-format
 	@$(BIN)/mypy
 	@$(BIN)/clang-format --dry-run -Werror $(SOURCES)
 
-bench: setup  ## native ops against PyTorch, eager and compiled (ARGS="--json ops.json")
-	@$(BIN)/python -m benchmarks ops $(ARGS)
+bench: setup  ## the three tables: ops, crafting, training (ARGS="ops --json ops.json")
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 cuda:  ## build the CUDA library too; needs nvcc, not a GPU
 	@PST_FAST_CUDA=1 $(SETUP)

@@ -1,32 +1,62 @@
-"""``python -m benchmarks NAME``: one subcommand a module, which has ``add_arguments`` and ``run``."""
+"""``python -m benchmarks [NAME]``: one benchmark, or without a name the three tables of the README."""
 
 import argparse
 import importlib
 import sys
 
+from benchmarks import table
 from pst_fast.errors import InputError
 
-MODULES = {
+TABLES = {
     "ops": "the fused ops against PyTorch eager and torch.compile of their twins",
     "crafting": "the inner loop of the attacks against the loop of published code",
-    "loaders": "images a second of the data loaders",
+    "training": "whole training steps against a PIL and torchvision pipeline",
 }
-"""Subcommands and what they measure; ``benchmarks/<name>.py`` is imported only when it is asked for."""
+OTHERS = {
+    "loaders": "images a second of the data loaders",
+    "plot": "a figure of what --json wrote",
+}
+"""What is measured; ``benchmarks/<name>.py`` is imported only when it is asked for."""
 
 
 def main() -> None:
-    """Parse the command line and run the benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=MODULES, help="; ".join(f"{k}: {v}" for k, v in MODULES.items()))
-    chosen, rest = parser.parse_known_args()
-    module = importlib.import_module(f"benchmarks.{chosen.name}")
-    own = argparse.ArgumentParser(prog=f"python -m benchmarks {chosen.name}", description=module.__doc__)
-    module.add_arguments(own)
+    """Parse the command line and run."""
+    rest = sys.argv[1:]
+    name = rest.pop(0) if rest and not rest[0].startswith("-") else None
     try:
-        module.run(own.parse_args(rest))
+        if name not in (None, *TABLES, *OTHERS):
+            raise InputError(f"expected one of {', '.join([*TABLES, *OTHERS])}, got {name!r}")
+        if name in OTHERS:
+            module = importlib.import_module(f"benchmarks.{name}")
+            parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=module.__doc__)
+            module.add_arguments(parser)
+            module.run(parser.parse_args(rest))
+        else:
+            _tables([name] if name else list(TABLES), rest)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _tables(names: list[str], rest: list[str]) -> None:
+    modules = {name: importlib.import_module(f"benchmarks.{name}") for name in names}
+    words = "; ".join(f"{name}: {summary}" for name, summary in {**TABLES, **OTHERS}.items())
+    parser = argparse.ArgumentParser(
+        prog=" ".join(["python -m benchmarks", *(names if len(names) == 1 else [])]),
+        description=modules[names[0]].__doc__ if len(names) == 1 else f"{__doc__} Names: {words}.",
+    )
+    table.add_options(parser)
+    for module in modules.values():
+        module.add_arguments(parser)
+    args = parser.parse_args(rest)
+    if args.compare:
+        table.read_documents(args.compare)
+    documents = {}
+    for name, module in modules.items():
+        documents[name] = module.run(args)
+        print()
+    if args.json:
+        table.write_documents(args.json, documents)
 
 
 if __name__ == "__main__":

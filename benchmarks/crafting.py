@@ -22,17 +22,16 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import Timing, compare, ratio
+from benchmarks.harness import Timing, compare, matmul_peak, ratio
+from benchmarks.table import TIMES, Column, Table, prepare
 from pst_fast.attacks.alternation import SampleWise
 from pst_fast.attacks.base import ATTACKS
 from pst_fast.attacks.em import ErrorMinimizing
 from pst_fast.attacks.frozen import frozen
 from pst_fast.attacks.pgd import MEAN, STD, LinfPGD
-from pst_fast.cli.config import RunConfig, resolve, resolve_device
+from pst_fast.cli.config import RunConfig, resolve
 from pst_fast.cli.pipeline import run as run_pipeline
 from pst_fast.cli.terminal import Terminal
-from pst_fast.files import write_json
-from pst_fast.manifest import environment
 from pst_fast.models import create_model
 from pst_fast.precision import computes_in_bf16
 
@@ -67,68 +66,41 @@ class PublishedPGD:
         return delta.copy_(moved)
 
 
+COLUMNS = (
+    Column("network", 12, "network"),
+    Column("images", 15, "images"),
+    Column("ours ms/step", 12, "native_ms", "{:.2f}"),
+    Column("spread", 6, "native_spread", "{:.0%}"),
+    Column("published", 9, "published_ratio", TIMES),
+    Column("frozen", 7, "frozen_ratio", TIMES),
+    Column("compiled", 8, "compiled_ratio", TIMES),
+    Column("GFLOP/s", 8, "gigaflops_per_second", "{:.0f}"),
+    Column("of matmul", 9, "fraction_of_matmul", "{:.0%}"),
+    Column("same signs", 10, "same_signs", "{:.1%}"),
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line's options."""
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
-    parser.add_argument("--threads", type=int, help="CPU threads, for all sides (default: PyTorch's)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="time for each row (default: 20)")
-    parser.add_argument(
-        "--no-compile", action="store_true", help="leave torch.compile out (it is slow to start)"
-    )
-    parser.add_argument(
-        "--best", action="store_true", help="fastest repetition, not the median (on a machine in use)"
-    )
+    """The options that are this benchmark's own."""
     parser.add_argument(
         "--unlearnability", action="store_true", help="craft em with both loops, and train on the results"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Print the table."""
-    device = resolve_device(args.device)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    peak = matmul_peak(device)
-    print(f"torch {torch.__version__}; matrix product: {peak:.0f} GFLOP/s\n")
-    print(LAYOUT.format(*HEADER))
-    rows: list[dict[str, Any]] = []
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Print the table, and return it."""
+    device = prepare(args)
+    dtype = torch.bfloat16 if computes_in_bf16(device) else torch.float32
+    peak = matmul_peak(device, dtype)
+    table = Table("crafting", device, COLUMNS, args, {"matmul_gigaflops_per_second": peak})
     for setting in SETTINGS[device.type]:
-        row = measure(*setting, device, args.seconds, args.best, compiled=not args.no_compile)
+        row = measure(*setting, device, args.seconds or 20.0, args.best, compiled=not args.no_compile)
         row["fraction_of_matmul"] = row["gigaflops_per_second"] / peak
-        rows.append(row)
-        print(_line(row), flush=True)
-    results: dict[str, Any] = {"matmul_gigaflops_per_second": peak, "rows": rows}
+        table.add(row)
+    document = table.document()
     if args.unlearnability:
-        results["unlearnability"] = unlearnability(device)
-    if args.json:
-        statistic = "best" if args.best else "median"
-        write_json(args.json, {**results, "statistic": statistic, "environment": environment()})
-
-
-HEADER = (
-    "network", "images", "ours ms/step", "spread", "published", "frozen", "compiled", "GFLOP/s", "of matmul",
-    "same signs",
-)  # fmt: skip
-LAYOUT = "{:<14} {:<16} {:>12} {:>7} {:>10} {:>7} {:>9} {:>8} {:>10} {:>11}"
-
-
-def _line(row: dict[str, Any]) -> str:
-    def times(name: str) -> str:
-        return "-" if row[name] is None else f"{row[name]:.2f}x"
-
-    return LAYOUT.format(
-        row["network"],
-        row["images"],
-        f"{row['native_ms']:.2f}",
-        f"{row['native_spread']:.0%}",
-        times("published_ratio"),
-        times("frozen_ratio"),
-        times("compiled_ratio"),
-        f"{row['gigaflops_per_second']:.0f}",
-        f"{row['fraction_of_matmul']:.0%}",
-        f"{row['same_signs']:.1%}",
-    )
+        document["unlearnability"] = unlearnability(device)
+    return document
 
 
 def measure(
@@ -190,14 +162,6 @@ def settle(model: nn.Module, size: int) -> None:
     with torch.no_grad():
         for _ in range(20):
             model((torch.rand(8, 3, size, size, device=device) - MEAN) / STD)
-
-
-def matmul_peak(device: torch.device, side: int = 2048) -> float:
-    """GFLOP/s of a square matrix product in the type in which the device computes networks."""
-    dtype = torch.bfloat16 if computes_in_bf16(device) else torch.float32
-    a, b = torch.randn(2, side, side, device=device, dtype=dtype)
-    timing = compare({"matmul": lambda: a @ b}, device, seconds=2.0)["matmul"]
-    return 2 * side**3 / timing.milliseconds / 1e6
 
 
 class _PublishedAlternation(SampleWise):

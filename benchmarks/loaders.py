@@ -1,6 +1,6 @@
 """Images a second of the loaders alone, on real images.
 
-    python -m benchmarks.loaders --data-dir photos/train --json loaders.json
+    python -m benchmarks loaders --data-dir photos/train --json loaders.json
 
 Two comparisons, nothing computed on the images in either:
 
@@ -13,7 +13,6 @@ The first epoch (compilation, cold caches) is left out; the median of the others
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -172,17 +171,3 @@ def _timed(
         "epochs": rates[1:],
         "first_epoch": rates[0],
     }
-
-
-def main() -> None:
-    """Run this benchmark alone."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
-    report = run(parser.parse_args())
-    print(json.dumps(report["environment"]))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,15 @@
-"""What the benchmarks' figures mean, by hand; and the table of ops, end to end, on one row."""
+"""What the benchmarks' figures mean, by hand."""
 
-import json
-from pathlib import Path
+import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from benchmarks.__main__ import main
-from benchmarks.harness import Timing, compare, ratio
-from tests.ops.helpers import needs_native
+from benchmarks import harness
+from benchmarks.harness import Timing, compare, ratio, rotating, rotation
+
+CPU = torch.device("cpu")
 
 
 def test_a_timing_by_hand() -> None:
@@ -26,58 +27,53 @@ def test_no_ratio_from_an_unsteady_run() -> None:
     assert ratio(steady, shaky, best=True) == 2.0
 
 
-def test_candidates_take_turns() -> None:
-    calls: list[str] = []
-    names = ("a", "b")
-    times = compare({name: lambda n=name: calls.append(n) for name in names}, torch.device("cpu"), seconds=0)
-    assert calls == ["a"] * 3 + ["b"] * 3 + ["a", "b"] * 7  # warm-up, then in turns
-    assert set(times) == set(names)
+class Clock:
+    """Stands in for time: a call lasts what the script says, in milliseconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, durations: dict[str, list[float]]) -> None:
+        self.now, self.calls = 0.0, []
+        self.durations = {name: itertools.cycle(values) for name, values in durations.items()}
+        monkeypatch.setattr(harness.time, "perf_counter", lambda: self.now)
+
+    def call(self, name: str) -> Callable[[], None]:
+        def run() -> None:
+            self.calls.append(name)
+            self.now += next(self.durations[name]) / 1e3
+
+        return run
 
 
-@needs_native
-def test_rows_and_their_comparison(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "ops.json"
-    command = ["benchmarks", "ops", "--only", "linf_step_", "--no-compile", "--seconds", "0"]
-    monkeypatch.setattr("sys.argv", [*command, "--best", "--json", str(path)])
-    main()
-    result = json.loads(path.read_text())
-    row = result["rows"][0]
-    assert row["eager_ratio"] == row["eager_ms"] / row["native_ms"]
-    assert row["compiled_ratio"] is None
-    assert result["environment"]["torch"] == torch.__version__
-    for earlier in result["rows"]:
-        earlier["native_ms"] = 1e6
-    path.write_text(json.dumps(result))
-    capsys.readouterr()
-    monkeypatch.setattr("sys.argv", [*command, "--compare", str(path)])
-    main()
-    last = capsys.readouterr().out.splitlines()[-1].split()[-1]
-    assert last.endswith("x")
-    assert float(last[:-1]) > 1000
+def test_candidates_take_turns_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, {"a": [2.0], "b": [10.0]})
+    times = compare({name: clock.call(name) for name in "ab"}, CPU, seconds=0)
+    # warm-up; then blocks of at least 5 ms, in turns
+    assert "".join(clock.calls) == "aaa" + "bbb" + 7 * "aaab"
+    assert times["a"].milliseconds == pytest.approx(2)
+    assert times["b"].milliseconds == pytest.approx(10)
 
 
-@needs_native
-@pytest.mark.parametrize(
-    ("flag", "value", "words"),
-    [
-        ("--compare", "other.json", "expected a file that --json wrote"),
-        ("--only", "nothing", "expected parts of ops' names"),
-    ],
-)
-def test_bad_input(
-    flag: str,
-    value: str,
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("other.json").write_text("[]")
-    monkeypatch.setattr("sys.argv", ["benchmarks", "ops", flag, value])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert words in capsys.readouterr().err
+def test_an_unsteady_measurement_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    shaky = [10.0, 20.0] * 7
+    clock = Clock(monkeypatch, {"a": [10.0] * 3 + shaky[:7] + [10.0] * 70})
+    times = compare({"a": clock.call("a")}, CPU, seconds=0)
+    assert len(clock.calls) == 3 + 7 + 7  # the second attempt was steady
+    assert times["a"] == Timing(pytest.approx(10), pytest.approx(0, abs=1e-9))
+    clock = Clock(monkeypatch, {"a": [10.0] * 3 + [10.0, 20.0, 30.0] * 100})
+    times = compare({"a": clock.call("a")}, CPU, seconds=0)
+    assert len(clock.calls) == 3 + 3 * 7
+    assert times["a"].spread > harness.STEADY
+
+
+def test_arguments_take_turns() -> None:
+    seen: list[tuple[int, str]] = []
+    call = rotating(lambda a, *, b: seen.append((a, b)), [((1,), {"b": "x"}), ((2,), {"b": "y"})])
+    for _ in range(3):
+        call()
+    assert seen == [(1, "x"), (2, "y"), (1, "x")]
+
+
+def test_enough_arguments_to_leave_the_cache() -> None:
+    cache = harness.cache_bytes(CPU)
+    for nbytes in (cache // 7, cache, 3 * cache):
+        assert (rotation(nbytes, CPU) - 1) * nbytes >= 2 * cache
+    assert rotation(1, CPU) == 64
