@@ -7,7 +7,7 @@ BIN := .venv/bin
 SETUP := PYTHON=$(PYTHON) scripts/setup
 SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help setup demo test test-slow test-gpu lint bench cuda clean
+.PHONY: help setup demo test test-slow test-gpu lint bench cuda gpu-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ bench: setup  ## the three tables: ops, crafting, training (ARGS="ops --json ops
 
 cuda:  ## build the CUDA library too; needs nvcc, not a GPU
 	@PST_FAST_CUDA=1 $(SETUP)
+
+gpu-check: cuda  ## tests, sanitizer and benchmarks on a GPU, in nine minutes (ARGS="--json FILE")
+	@$(BIN)/python scripts/gpu_check.py $(or $(ARGS),--json gpu-check.json)
 
 clean:  ## remove what was built; .venv and runs/ stay
 	rm -rf build dist *.egg-info pst_fast/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -10,12 +10,13 @@ from pst_fast import ops
 from pst_fast.ops import reference
 
 CLASSES = 10
+PIXEL_BYTES = 30_000_000
 
 
 def cases(device: torch.device, maps: list[Shape], images: list[Shape]) -> Iterator[Case]:
-    """Sets of the images' sizes, some 30 MB of pixels each, and patterns for a fifth as many images."""
+    """Sets of PIXEL_BYTES of the images' sizes, and patterns for a fifth as many images."""
     for height, width in dict.fromkeys(shape[2:] for shape in images):
-        count = 30_000_000 // (3 * height * width)
+        count = PIXEL_BYTES // (3 * height * width)
         yield _pixel_sums(device, (count, height, width, 3))
         yield _ar(device, (count // 5, height, width, 3))
 

@@ -1,0 +1,195 @@
+"""Everything that needs a GPU, in one call of at most nine minutes, into one JSON file.
+
+    make gpu-check ARGS="--json benchmarks/results/2026-01-31-h100.json"
+
+The tests marked ``gpu``; compute-sanitizer's memcheck and racecheck over every op, at odd sizes and even
+ones; then the three tables of the benchmarks. What there was no time or no tool for is named in the file. The
+exit code is 0 if all of it ran and passed, 1 if something failed or was left out, 2 where there is no GPU.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+from benchmarks.table import read_documents  # noqa: E402
+from pst_fast import ops  # noqa: E402
+from pst_fast.files import write_json  # noqa: E402
+from pst_fast.manifest import environment  # noqa: E402
+
+SECONDS = 540
+"""For all of it; the shares below are of this."""
+
+SHARES = {"tests": 0.25, "memcheck": 0.12, "racecheck": 0.18, "benchmarks": 0.45}
+
+
+def main() -> int:
+    """Run what there is time for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the findings go")
+    parser.add_argument("--exercise", action="store_true", help="only run each op once (for the sanitizer)")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("error: expected a CUDA device, but PyTorch finds none", file=sys.stderr)
+        return 2
+    if not ops.is_native("cuda"):
+        print("error: expected the CUDA ops, but _C_cuda.so is not there: run `make cuda`", file=sys.stderr)
+        return 2
+    if args.exercise:
+        exercise(torch.device("cuda"))
+        return 0
+    started = time.monotonic()
+    findings: dict[str, Any] = {"environment": environment(), "driver": _driver()}
+    for name, step in (
+        ("tests", run_tests),
+        ("memcheck", lambda limit: sanitize("memcheck", limit)),
+        ("racecheck", lambda limit: sanitize("racecheck", limit)),
+        ("benchmarks", run_benchmarks),
+    ):
+        later = sum(share for other, share in SHARES.items() if other not in (*findings, name))
+        limit = SECONDS * (1 - later) - (time.monotonic() - started)
+        try:
+            findings[name] = step(limit)
+        except subprocess.TimeoutExpired:
+            findings[name] = {"passed": False, "why": f"not done in {limit:.0f} s"}
+        print(f"{name}: {'passed' if findings[name]['passed'] else 'NOT PASSED'}", flush=True)
+        findings["seconds"] = time.monotonic() - started
+        write_json(args.json, findings)
+    return 0 if all(findings[name]["passed"] for name in SHARES) else 1
+
+
+def exercise(device: torch.device) -> None:
+    """Run each op once on each kind of arguments, at sizes that fill vectors and blocks and at odd ones."""
+    from benchmarks.cases import sets
+    from benchmarks.ops import FAMILIES
+
+    sets.PIXEL_BYTES = 100_000
+    maps = [(6, 8, 16, 16), (3, 5, 7, 9)]
+    images = [(6, 3, 32, 32), (3, 3, 13, 9)]
+    for family in FAMILIES:
+        for case in family.cases(device, maps, images):
+            arguments, options = case.make()
+            case.native(*arguments, **options)
+    labels = torch.arange(6, device=device) % 3
+    for shape in maps:
+        for features in layouts(torch.randn(shape, device=device)):
+            features.requires_grad_()
+            _, means, m2 = ops.class_channel_stats(features, labels[: shape[0]], 3, grid=2)
+            (ops.grid_pool(features, 3).sum() + means.sum() + m2.sum()).backward()
+    for shape in images:
+        for x in layouts(torch.rand(shape, device=device)):
+            out = torch.empty_like(x, dtype=torch.float16)
+            for step in (ops.linf_step, ops.l2_step):
+                step(0.1 * x, x - 0.5, x, step_size=0.1, epsilon=0.2)
+                step(0.1 * x, x - 0.5, x, step_size=0.1, epsilon=0.2, out=out)
+            bank = torch.zeros(shape[0], *shape[2:], 3, dtype=torch.int8, device=device)
+            ops.quantize_bank_(bank, x, epsilon=1.0)
+            ops.class_mean_step_(torch.zeros_like(x[:3]), x, labels[: shape[0]], step_size=0.1, epsilon=0.2)
+    torch.cuda.synchronize()
+
+
+def layouts(values: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The same values contiguous, channels_last, and as every other column of something wider."""
+    yield values.clone()
+    yield values.contiguous(memory_format=torch.channels_last).clone(memory_format=torch.preserve_format)
+    yield values.repeat_interleave(2, dim=3)[..., ::2]
+
+
+def run_tests(limit: float) -> dict[str, Any]:
+    """The tests that need a GPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "tests.xml"
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", f"--junitxml={report}", "tests"]
+        result = _run(command, limit)
+        if not report.exists():
+            return {"passed": False, "why": _tail(result)}
+        suite = ElementTree.parse(report).getroot().find("testsuite")
+        assert suite is not None
+        counts = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
+        broken = [
+            f"{case.get('classname')}.{case.get('name')}"
+            for case in suite.iter("testcase")
+            if case.find("failure") is not None or case.find("error") is not None
+        ]
+    passed = result.returncode == 0 and counts["tests"] > counts["skipped"]
+    return {"passed": passed, **counts, "broken": broken, **({} if passed else {"why": _tail(result)})}
+
+
+def sanitize(tool: str, limit: float) -> dict[str, Any]:
+    """One of compute-sanitizer's tools over :func:`exercise`."""
+    sanitizer = shutil.which("compute-sanitizer") or shutil.which(
+        "compute-sanitizer", path="/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer"
+    )
+    if sanitizer is None:
+        return {"passed": False, "why": "compute-sanitizer is not there"}
+    command = [sanitizer, "--tool", tool, "--kernel-name", "kernel_substring=pst", sys.executable, __file__]
+    result = _run([*command, "--exercise", "--json", "none"], limit)
+    errors = count_errors(result.stdout + result.stderr)
+    passed = result.returncode == 0 and errors == 0
+    return {"passed": passed, "errors": errors, **({} if passed else {"why": _tail(result)})}
+
+
+def count_errors(text: str) -> int | None:
+    """What compute-sanitizer's last line says; None where there is none.
+
+    >>> count_errors("========= ERROR SUMMARY: 3 errors")
+    3
+    >>> count_errors("========= RACECHECK SUMMARY: 2 hazards displayed (1 error, 1 warning)")
+    2
+    """
+    found = re.findall(r"SUMMARY: (\d+) (?:error|hazard)", text)
+    return int(found[-1]) if found else None
+
+
+def run_benchmarks(limit: float) -> dict[str, Any]:
+    """The three tables."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "benchmarks.json"
+        documents, tails = {}, {}
+        until = time.monotonic() + limit
+        for name, seconds in (("ops", "0.2"), ("crafting", "5"), ("training", "5")):
+            command = [sys.executable, "-m", "benchmarks", name, "--device", "cuda", "--seconds", seconds]
+            try:
+                result = _run([*command, "--json", str(path)], until - time.monotonic())
+            except subprocess.TimeoutExpired:
+                tails[name] = "no time was left"
+                continue
+            if result.returncode == 0:
+                documents |= read_documents(path)
+            else:
+                tails[name] = _tail(result)
+    return {"passed": not tails, **documents, **({"why": tails} if tails else {})}
+
+
+def _run(command: list[str], limit: float) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=max(limit, 1))
+
+
+def _tail(result: "subprocess.CompletedProcess[str]") -> str:
+    return (result.stdout + result.stderr)[-2000:]
+
+
+def _driver() -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "device": properties.name,
+        "memory_bytes": properties.total_memory,
+        "multiprocessors": properties.multi_processor_count,
+        "cuda": torch.version.cuda,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

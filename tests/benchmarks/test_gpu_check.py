@@ -1,0 +1,69 @@
+"""make gpu-check: what it says without a GPU, how it reads the sanitizer, that its exercise runs every op."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from tests.ops.helpers import needs_native
+from tests.ops.test_registration import NAMES
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_check.py"
+
+
+@pytest.fixture
+def gpu_check() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_check", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_without_a_gpu(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), "--json", str(tmp_path / "out.json")],
+        capture_output=True,
+        text=True,
+        env={"CUDA_VISIBLE_DEVICES": "", "PST_FAST_BACKEND": "torch"},
+    )
+    assert result.returncode == 2
+    assert result.stderr == "error: expected a CUDA device, but PyTorch finds none\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "errors"),
+    [
+        ("========= ERROR SUMMARY: 0 errors", 0),
+        ("========= ERROR SUMMARY: 1 error", 1),
+        ("========= RACECHECK SUMMARY: 2 hazards displayed (1 error, 1 warning)", 2),
+        ("Segmentation fault", None),
+    ],
+)
+def test_reading_the_sanitizer(gpu_check: ModuleType, text: str, errors: int | None) -> None:
+    assert gpu_check.count_errors(text) == errors
+
+
+@needs_native
+def test_the_exercise_runs_every_op(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.cases import sets
+
+    ran: set[str] = set()
+
+    class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func.namespace == "pst_fast":
+                ran.add(func._schema.name.removeprefix("pst_fast::"))
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(sets, "PIXEL_BYTES", sets.PIXEL_BYTES)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    with Recorder():
+        gpu_check.exercise(torch.device("cpu"))
+    assert ran == set(NAMES)
