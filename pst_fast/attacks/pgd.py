@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pst_fast import ops
-from pst_fast.precision import computes_in_bf16
+from pst_fast.precision import autocast, computes_in_bf16
 
 # Surrogates see (x - MEAN) / STD. One scale for all channels keeps the gradient's direction that of x.
 MEAN = 0.5
 STD = 0.25
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Transform = Callable[[Tensor], Tensor]
 
 
 def perturbed_inputs(x: Tensor, delta: Tensor) -> Tensor:
@@ -28,12 +29,14 @@ class LinfPGD:
     On CUDA a step is captured as a graph at the first batch, and replayed for all batches of its shape.
 
     Args:
-        model: What :func:`~pst_fast.attacks.frozen.frozen` returned.
+        model: What :func:`~pst_fast.attacks.frozen.frozen` returned; or a network in evaluation mode whose
+            weights may change between calls, which is slower.
         step_size: Of a step, on [0,1] images.
         epsilon: The ball's radius, on [0,1] images.
         ascend: Whether to increase the loss instead of reducing it.
         loss: From (fp32 logits, labels) to a scalar, without waiting for the device. Only the signs of its
             gradient count.
+        transform: Differentiable, of the network's inputs, drawn anew in each step.
     """
 
     def __init__(
@@ -44,8 +47,9 @@ class LinfPGD:
         epsilon: float,
         ascend: bool = False,
         loss: Loss = F.cross_entropy,
+        transform: Transform | None = None,
     ) -> None:
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.transform = model, loss, transform
         self.step_size, self.epsilon, self.ascend = step_size, epsilon, ascend
         self._captured: _CapturedStep | None = None
 
@@ -70,7 +74,10 @@ class LinfPGD:
     def step_(self, x: Tensor, delta: Tensor, labels: Tensor, inputs: Tensor) -> None:
         """One step on ``delta``; ``inputs`` holds the network's inputs, and then the next step's."""
         leaf = inputs.detach().requires_grad_()
-        (grad,) = torch.autograd.grad(self.loss(self.model(leaf).float(), labels), leaf)
+        seen = leaf if self.transform is None else self.transform(leaf)
+        with autocast(x.device):
+            outputs = self.model(seen)
+        (grad,) = torch.autograd.grad(self.loss(outputs.float(), labels), leaf)
         mean, std = (x.new_full((x.shape[1],), value) for value in (MEAN, STD))
         ops.linf_step_(
             delta, grad, x, step_size=self.step_size, epsilon=self.epsilon,

@@ -11,6 +11,7 @@ import torch
 
 from pst_fast.attacks.alternation import Recipe
 from pst_fast.attacks.base import ATTACKS, CraftTask
+from pst_fast.attacks.fixed import Recipe as FixedRecipe
 from pst_fast.data.types import ImageSet
 
 TINY = Recipe(steps=2, relative_step=0.4, train_batches=4, max_rounds=3, batch_size=16, stop_error=0.0)
@@ -20,6 +21,9 @@ TINY = Recipe(steps=2, relative_step=0.4, train_batches=4, max_rounds=3, batch_s
 def tiny_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast presets with a few batches of a few images."""
     monkeypatch.setitem(ATTACKS["em"].recipes, "fast", TINY)
+    fixed = FixedRecipe(epochs=3, steps=6, relative_step=0.3, batch_size=16)
+    monkeypatch.setitem(ATTACKS["tap"].recipes, "fast", replace(fixed, restarts=2))
+    monkeypatch.setitem(ATTACKS["hypo"].recipes, "fast", replace(fixed, adversary=2 / 255, adversary_steps=1))
     monkeypatch.setitem(ATTACKS["em-class"].recipes, "fast", replace(TINY, steps=1, subset=0.5))
 
 

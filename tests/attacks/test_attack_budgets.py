@@ -10,7 +10,8 @@ from pst_fast.attacks.base import ATTACKS
 from pst_fast.data.bank import measure_budget
 from pst_fast.errors import InputError
 
-NAMES = ["ar", "em", "em-class", "lsp", "ops"]
+NAMES = ["ar", "cuda", "em", "em-class", "hypo", "lsp", "ops", "tap"]
+UNBOUNDED = ("cuda", "ops")
 SHAPES = [(26, 7, 9, 2), (24, 32, 32, 10), (20, 20, 13, 10)]
 
 
@@ -26,7 +27,7 @@ def test_registry_finds_the_attacks():
 
 
 def test_unknown_attack():
-    with pytest.raises(InputError, match=r"unknown attack 'emm': expected one of ar, em, em-class, lsp, ops"):
+    with pytest.raises(InputError, match=r"unknown attack 'emm': expected one of ar, cuda, em, em-class, "):
         ATTACKS["emm"]
 
 
@@ -38,10 +39,10 @@ def test_budget_over_every_sample_after_rounding(name, shape, image_set, make_ta
     steps = attack.craft(make_task(data))
     count, height, width, num_classes = shape
     assert steps.shape == (num_classes if attack.class_conditional else count, height, width, 3)
-    assert steps.dtype == (np.int16 if name == "ops" else np.int8)
+    assert steps.dtype == (np.int16 if name in UNBOUNDED else np.int8)
     budget = measure_budget(data.images, poisoned(data, steps, attack.class_conditional))
     if attack.norm == "linf":
-        assert 0 < budget["linf"] <= 8 / 255
+        assert 0 < budget["linf"] <= attack.epsilon
     elif name == "ar":
         # Rounded to nearest, and scaled down where that is too much.
         assert 0 < budget["l2"] <= math.sqrt(height * width / 1024) + 1e-9
@@ -54,7 +55,7 @@ def test_budget_over_every_sample_after_rounding(name, shape, image_set, make_ta
 
 
 @pytest.mark.parametrize(("epsilon", "bound"), [(16 / 255, 16), (0.03, 7), (1 / 255, 1), (0.6, 153)])
-@pytest.mark.parametrize("name", ["em", "em-class"])
+@pytest.mark.parametrize("name", ["em", "em-class", "tap"])
 def test_linf_budget_that_was_asked_for(name, epsilon, bound, image_set, make_task):
     data = image_set()
     steps = ATTACKS[name]().craft(make_task(data, epsilon=epsilon))
