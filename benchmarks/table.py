@@ -14,6 +14,7 @@ from pst_fast.cli.config import resolve_device
 from pst_fast.errors import InputError
 from pst_fast.files import write_json
 from pst_fast.manifest import environment
+from pst_fast.memory import keep_freed_memory
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,7 @@ def prepare(args: argparse.Namespace) -> torch.device:
         if args.threads < 1:
             raise InputError(f"--threads: expected at least 1, got {args.threads}")
         torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as runs do, and so for the baselines too
     return resolve_device(args.device)
 
 

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from pst_fast import ops
 from pst_fast.attacks.base import Attack, CraftTask
 from pst_fast.attacks.frozen import frozen
-from pst_fast.attacks.integers import linf_steps, round_to_ball
 from pst_fast.attacks.pgd import LinfPGD, crafting_batch, perturbed_inputs
+from pst_fast.attacks.rows import Crafted, craft_rows
 from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
 from pst_fast.attacks.transforms import shift_and_flip
 from pst_fast.errors import InputError
 
-TRAINING, CRAFTING, STEPS = "reference.pt", "rows.pt", "steps.npy"
-SAVES = 20
-"""How often the perturbations that are done are put on the disk."""
+STATE = "reference.pt"
 
 
 @dataclass(frozen=True)
@@ -66,38 +64,22 @@ class FixedReference(Attack):
             raise InputError(f"{type(self).__name__}: expected images of at least two classes, got one")
         recipe = self.recipes[task.preset]
         epsilon = self.resolve_epsilon(task.epsilon, *task.data.images.shape[1:3])
-        model = train_reference(task, recipe, lambda done, words: task.progress(0.4 * done, words))
-        return self._perturb(task, recipe, epsilon, frozen(model))
-
-    def _perturb(self, task: CraftTask, recipe: Recipe, epsilon: float, model: nn.Module) -> np.ndarray:
-        images, labels = task.data.images, torch.from_numpy(task.data.labels)
-        path, bound = task.folder / STEPS, linf_steps(epsilon)
-        dtype = np.int8 if bound <= 127 else np.int16
-        state = load_state(task.folder / CRAFTING) or {"done": 0, "reached": 0}
-        done, reached = state["done"], state["reached"]
-        if done:
-            steps = np.load(path, mmap_mode="r+", allow_pickle=False)
-        else:
-            steps = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=images.shape)
+        model = frozen(train_reference(task, recipe, lambda done, words: task.progress(0.4 * done, words)))
         pgd = LinfPGD(
             model, step_size=recipe.relative_step * epsilon, epsilon=epsilon, transform=shift_and_flip
         )
-        count, height, width, _ = images.shape
+
+        def perturb(x: Tensor, labels: Tensor) -> Crafted:
+            targets = self.targets(labels, len(task.data.classes))
+            delta = _best_start(pgd, x, targets, epsilon, recipe)
+            with torch.no_grad():
+                return delta, (model(perturbed_inputs(x, delta)).argmax(1) == targets).sum()
+
+        height, width = task.data.images.shape[1:3]
         batch = crafting_batch(model, height, width, task.device)
-        for number, start in enumerate(range(done, count, batch)):
-            task.progress(0.4 + 0.6 * start / count, f"image {start + 1} of {count}")
-            some = slice(start, start + batch)
-            x = _images(images[some], task.device)
-            targets = self.targets(labels[some], len(task.data.classes)).to(task.device)
-            with seeded(task.seed + 1 + start, task.device):
-                delta = _best_start(pgd, x, targets, epsilon, recipe)
-            steps[some] = round_to_ball(delta.permute(0, 2, 3, 1).cpu().numpy(), epsilon)
-            reached += _hits(model, x, delta, targets)
-            if number % max(1, count // batch // SAVES) == 0:
-                steps.flush()
-                save_state(task.folder / CRAFTING, {"done": min(start + batch, count), "reached": reached})
-        task.facts["reached_target"] = reached / count
-        task.progress(1.0, f"{reached / count:.1%} of the images reach their target on the reference network")
+        steps, reached = craft_rows(task, epsilon, batch, perturb, after=0.4)
+        task.facts["reached_target"] = reached
+        task.progress(1.0, f"{reached:.1%} of the images reach their target on the reference network")
         return steps
 
 
@@ -108,7 +90,7 @@ def train_reference(task: CraftTask, recipe: Recipe, progress: Callable[[float, 
     surrogate = Surrogate(task, learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
     order = BatchOrder(len(task.data), recipe.batch_size, task.seed)
     batches = len(task.data) // order.batch_size
-    state = load_state(task.folder / TRAINING)
+    state = load_state(task.folder / STATE)
     first = 0
     if state is not None:
         surrogate.restore(state["surrogate"])
@@ -135,12 +117,8 @@ def train_reference(task: CraftTask, recipe: Recipe, progress: Callable[[float, 
                     surrogate.model.eval()
                     adversary.run_(x, delta, labels, steps=recipe.adversary_steps)
                 surrogate.train_step(perturbed_inputs(x, delta), labels)
-        save_state(task.folder / TRAINING, {"surrogate": surrogate.state(), "epochs": epoch + 1})
+        save_state(task.folder / STATE, {"surrogate": surrogate.state(), "epochs": epoch + 1})
     return surrogate.model
-
-
-def _images(images: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float().div_(255)
 
 
 def _best_start(pgd: LinfPGD, x: Tensor, targets: Tensor, epsilon: float, recipe: Recipe) -> Tensor:
@@ -156,8 +134,3 @@ def _best_start(pgd: LinfPGD, x: Tensor, targets: Tensor, epsilon: float, recipe
         lowest = torch.where(is_better, loss, lowest)
         best = torch.where(is_better.view(-1, 1, 1, 1), delta, best)
     return best
-
-
-def _hits(model: nn.Module, x: Tensor, delta: Tensor, targets: Tensor) -> int:
-    with torch.no_grad():
-        return int((model(perturbed_inputs(x, delta)).argmax(1) == targets).sum())

@@ -13,6 +13,7 @@ from pst_fast.cli.terminal import Report, Terminal, clock, with_time_left
 from pst_fast.errors import InputError
 from pst_fast.files import write_json
 from pst_fast.manifest import MANIFEST, environment, read_manifest
+from pst_fast.memory import keep_freed_memory
 
 Row = dict[str, Any]
 
@@ -32,6 +33,7 @@ def run(plan: Plan, terminal: Terminal) -> list[Row]:
     """
     from pst_fast.report import write_report
 
+    keep_freed_memory()
     with _only_run_in(plan.out):
         rows: list[Row] = []
         clean = _prepare(plan, terminal)

@@ -26,7 +26,7 @@ _RECIPES = {
     "demo": Recipe(
         model="resnet10",
         width=16,
-        epochs=11,
+        epochs=14,
         attacks=("lsp",),
         defenses=("erm", "pst-plus"),
         preset="fast",

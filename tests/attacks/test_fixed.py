@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from pst_fast.attacks.base import ATTACKS
-from pst_fast.attacks.fixed import CRAFTING, TRAINING, Recipe
+from pst_fast.attacks.fixed import STATE as TRAINING
+from pst_fast.attacks.fixed import Recipe
+from pst_fast.attacks.rows import STATE as CRAFTING
 from pst_fast.attacks.transforms import shift_and_flip
 from pst_fast.errors import InputError
 

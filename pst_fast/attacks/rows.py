@@ -1,0 +1,56 @@
+"""Perturbations that are crafted a batch at a time, each batch once, into a file that outlives a kill."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pst_fast.attacks.base import CraftTask
+from pst_fast.attacks.integers import linf_steps, round_to_ball
+from pst_fast.attacks.surrogate import load_state, save_state, seeded
+
+STATE, STEPS = "rows.pt", "steps.npy"
+SAVES = 20
+"""How often what is done is put on the disk."""
+
+Crafted = tuple[Tensor, Tensor]
+"""fp32 [B,3,H,W] in [0,1] units, and how many of the batch came out as they should: int64, one element."""
+
+
+def craft_rows(
+    task: CraftTask, epsilon: float, batch: int, craft: Callable[[Tensor, Tensor], Crafted], after: float
+) -> tuple[np.ndarray, float]:
+    """Craft the perturbations of all images, in whole steps of 1/255.
+
+    Args:
+        task: The images, the folder and the progress.
+        epsilon: Radius of the Linf ball on [0,1] images.
+        batch: Images at a time; a batch's random draws depend on its first image.
+        craft: From x, fp32 [B,3,H,W] channels_last in [0,1], and labels, int64 [B], both on the device.
+        after: Share of the task's progress that is behind.
+
+    Returns:
+        int8 or int16 [N,H,W,3], a mapped file; the share that came out as it should.
+    """
+    images, count = task.data.images, len(task.data)
+    path, state = task.folder / STEPS, load_state(task.folder / STATE)
+    done, good = (state["done"], state["good"]) if state else (0, 0)
+    dtype = np.int8 if linf_steps(epsilon) <= 127 else np.int16
+    if done:
+        steps = np.load(path, mmap_mode="r+", allow_pickle=False)
+    else:
+        steps = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=images.shape)
+    for number, start in enumerate(range(done, count, batch), start=done // batch):
+        task.progress(after + (1 - after) * start / count, f"image {start + 1} of {count}")
+        some = slice(start, start + batch)
+        x = torch.from_numpy(np.ascontiguousarray(images[some])).to(task.device)
+        labels = torch.from_numpy(np.ascontiguousarray(task.data.labels[some])).to(task.device)
+        with seeded(task.seed + 1 + start, task.device):
+            delta, hits = craft(x.permute(0, 3, 1, 2).float().div_(255), labels)
+        steps[some] = round_to_ball(delta.permute(0, 2, 3, 1).cpu().numpy(), epsilon)
+        good += int(hits)
+        if number % max(1, count // batch // SAVES) == 0:
+            steps.flush()
+            save_state(task.folder / STATE, {"done": min(start + batch, count), "good": good})
+    return steps, good / max(count, 1)
