@@ -12,6 +12,7 @@ import torch
 from pst_fast.attacks.alternation import Recipe
 from pst_fast.attacks.base import ATTACKS, CraftTask
 from pst_fast.attacks.fixed import Recipe as FixedRecipe
+from pst_fast.attacks.rem import Recipe as DisturbedRecipe
 from pst_fast.data.types import ImageSet
 
 TINY = Recipe(steps=2, relative_step=0.4, train_batches=4, max_rounds=3, batch_size=16, stop_error=0.0)
@@ -24,6 +25,17 @@ def tiny_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     fixed = FixedRecipe(epochs=3, steps=6, relative_step=0.3, batch_size=16)
     monkeypatch.setitem(ATTACKS["tap"].recipes, "fast", replace(fixed, restarts=2))
     monkeypatch.setitem(ATTACKS["hypo"].recipes, "fast", replace(fixed, adversary=2 / 255, adversary_steps=1))
+    disturbed = DisturbedRecipe(
+        train_steps=20,
+        decay_every=12,
+        steps=2,
+        relative_step=0.5,
+        views=1,
+        disturbance_steps=1,
+        batch_size=16,
+    )
+    for name in ("rem", "sem"):
+        monkeypatch.setitem(ATTACKS[name].recipes, "fast", disturbed)
     monkeypatch.setitem(ATTACKS["em-class"].recipes, "fast", replace(TINY, steps=1, subset=0.5))
 
 

@@ -10,7 +10,7 @@ from pst_fast.attacks.base import ATTACKS
 from pst_fast.data.bank import measure_budget
 from pst_fast.errors import InputError
 
-NAMES = ["ar", "cuda", "em", "em-class", "hypo", "lsp", "ops", "tap"]
+NAMES = ["ar", "cuda", "em", "em-class", "hypo", "lsp", "ops", "rem", "sem", "tap"]
 UNBOUNDED = ("cuda", "ops")
 SHAPES = [(26, 7, 9, 2), (24, 32, 32, 10), (20, 20, 13, 10)]
 
@@ -55,7 +55,7 @@ def test_budget_over_every_sample_after_rounding(name, shape, image_set, make_ta
 
 
 @pytest.mark.parametrize(("epsilon", "bound"), [(16 / 255, 16), (0.03, 7), (1 / 255, 1), (0.6, 153)])
-@pytest.mark.parametrize("name", ["em", "em-class", "tap"])
+@pytest.mark.parametrize("name", ["em", "em-class", "rem", "tap"])
 def test_linf_budget_that_was_asked_for(name, epsilon, bound, image_set, make_task):
     data = image_set()
     steps = ATTACKS[name]().craft(make_task(data, epsilon=epsilon))
@@ -84,7 +84,7 @@ def test_same_seed_same_bytes_whatever_the_global_state(name, image_set, make_ta
     assert np.array_equal(before[1], np.random.get_state()[1])
 
 
-@pytest.mark.parametrize("name", ["ar", "em", "em-class", "lsp"])
+@pytest.mark.parametrize("name", ["ar", "cuda", "em", "em-class", "hypo", "lsp", "rem", "sem", "tap"])
 def test_another_seed_gives_another_perturbation(name, image_set, make_task):
     data = image_set()
     one, two = (
