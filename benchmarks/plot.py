@@ -77,20 +77,24 @@ def draw(bars: dict[str, list[Bar]], devices: dict[str, str]) -> Figure:
     panels = figure.subplots(len(bars), 1, squeeze=False, height_ratios=heights)[:, 0]
     for panel, (name, some) in zip(panels, bars.items(), strict=True):
         _panel(panel, name, some)
-        panel.set_title(f"{TITLES[name]}, {devices[name]}", loc="left")
+        title = f"{TITLES[name]}, {devices[name]}"
+        panel.annotate(title, (-0.02, 1.03), xycoords="axes fraction", ha="right", weight="bold")
     panels[-1].set_xlabel("times faster than")
     return figure
 
 
 def _panel(panel: Axes, name: str, bars: list[Bar]) -> None:
     for number, (key, label) in enumerate(BASELINES[name].items()):
-        places = [place + 0.2 - 0.4 * number for place in range(len(bars))]
+        places = [place - 0.2 + 0.4 * number for place in range(len(bars))]
         values = [ratios.get(key, float("nan")) for _, ratios in bars]
         drawn = panel.barh(places, values, height=0.36, color=DEFENSE_COLOURS[number], label=label)
         panel.bar_label(drawn, [f"{v:.1f}" if v == v else "" for v in values], padding=2, fontsize=7)
     panel.axvline(1, color=STYLE.dark, linewidth=0.8)
-    panel.set_xscale("log")
+    if max(value for _, ratios in bars for value in ratios.values()) > 10:
+        panel.set_xscale("log")
+        panel.xaxis.set_major_formatter("{x:g}")
+    panel.margins(x=0.1)
     panel.set_yticks(range(len(bars)), [label for label, _ in bars])
     panel.invert_yaxis()
     panel.grid(axis="y", visible=False)
-    panel.legend(loc="lower right", fontsize=7)
+    panel.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(BASELINES[name]), fontsize=7)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pst_fast.attacks.base import CraftTask
 from pst_fast.attacks.frozen import frozen
 from pst_fast.attacks.integers import round_to_ball
-from pst_fast.attacks.pgd import LinfPGD, crafting_batch, perturbed_inputs
+from pst_fast.attacks.pgd import LinfPGD, Transform, crafting_batch, perturbed_inputs
 from pst_fast.attacks.quantized import DeviceBank, MappedBank, QuantizedBank
 from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
 
@@ -26,7 +26,7 @@ class Recipe:
     Attributes:
         steps: Gradient steps on a perturbation each time it is met.
         relative_step: Size of one of them as a fraction of epsilon.
-        train_batches: Batches that the network learns from in a round.
+        train_batches: Batches that the network learns from in a round; None: an epoch of them.
         max_rounds: Where to stop if the training error never falls below ``stop_error``.
         stop_error: Training error on perturbed images at which the noise has done its work.
         batch_size: Images that the network learns from at a time.
@@ -35,7 +35,7 @@ class Recipe:
 
     steps: int
     relative_step: float
-    train_batches: int
+    train_batches: int | None
     max_rounds: int
     stop_error: float = 0.01
     batch_size: int = 512
@@ -43,7 +43,11 @@ class Recipe:
 
 
 class Alternation(ABC):
-    """The turns; what the perturbations are, a subclass says."""
+    """The turns; what the perturbations are, a subclass says.
+
+    Attributes:
+        transform: Through which the network sees the images, in its training and in the steps, or None.
+    """
 
     def __init__(self, task: CraftTask, recipe: Recipe, epsilon: float) -> None:
         self.task, self.recipe, self.epsilon = task, recipe, epsilon
@@ -53,6 +57,8 @@ class Alternation(ABC):
         self.labels = torch.from_numpy(np.ascontiguousarray(task.data.labels)).to(storage)
         self.surrogate = Surrogate(task, learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
         self.order = BatchOrder(len(task.data), recipe.batch_size, task.seed)
+        self.train_batches = recipe.train_batches or len(task.data) // self.order.batch_size
+        self.transform: Transform | None = None
 
     def _fits_on_the_device(self) -> bool:
         """Whether the images and one byte for each of their values are at most half of its free memory."""
@@ -99,11 +105,12 @@ class Alternation(ABC):
         return x, self.labels[rows].to(self.task.device)
 
     def _train(self) -> None:
-        for number in range(self.recipe.train_batches):
-            self._tell(0.1 * number / self.recipe.train_batches, "the network learns")
-            rows = torch.from_numpy(self.order[self.round * self.recipe.train_batches + number])
+        for number in range(self.train_batches):
+            self._tell(0.1 * number / self.train_batches, "the network learns")
+            rows = torch.from_numpy(self.order[self.round * self.train_batches + number])
             x, labels = self.batch(rows)
-            self.surrogate.train_step(perturbed_inputs(x, self.perturbation(rows)), labels)
+            inputs = perturbed_inputs(x, self.perturbation(rows))
+            self.surrogate.train_step(self.transform(inputs) if self.transform else inputs, labels)
 
     def descent(self) -> LinfPGD:
         """Steps that reduce the loss of the network as it is now."""
@@ -111,6 +118,7 @@ class Alternation(ABC):
             frozen(self.surrogate.model),
             step_size=self.recipe.relative_step * self.epsilon,
             epsilon=self.epsilon,
+            transform=self.transform,
         )
 
     def _tell(self, inside: float, words: str) -> None:

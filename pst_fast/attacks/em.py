@@ -6,6 +6,7 @@ import numpy as np
 
 from pst_fast.attacks.alternation import Alternation, ClassWise, Recipe, SampleWise
 from pst_fast.attacks.base import ATTACKS, Attack, CraftTask
+from pst_fast.attacks.pgd import Transform
 
 
 # The fast presets take few steps in each of several rounds and do not stop early. Fewer rounds of more steps
@@ -27,6 +28,10 @@ class ErrorMinimizing(Attack):
         ),
     }
 
+    def transform(self, num_classes: int) -> Transform | None:
+        """Through which the network sees the images."""
+        return None
+
     def craft(self, task: CraftTask) -> np.ndarray:
         """Train network and perturbations in turns, until the error is below the recipe's or rounds run out.
 
@@ -36,6 +41,7 @@ class ErrorMinimizing(Attack):
         recipe = self.recipes[task.preset]
         epsilon = self.resolve_epsilon(task.epsilon, *task.data.images.shape[1:3])
         alternation = self.alternation(task, recipe, epsilon)
+        alternation.transform = self.transform(len(task.data.classes))
         alternation.run()
         task.facts.update(
             rounds=alternation.round, train_error=alternation.error, stop_error=recipe.stop_error

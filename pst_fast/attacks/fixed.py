@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pst_fast import ops
 from pst_fast.attacks.base import Attack, CraftTask
 from pst_fast.attacks.frozen import frozen
-from pst_fast.attacks.pgd import LinfPGD, crafting_batch, perturbed_inputs
+from pst_fast.attacks.pgd import MEAN, STD, LinfPGD, Loss, Transform, perturbed_inputs
 from pst_fast.attacks.rows import Crafted, craft_rows
 from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
 from pst_fast.attacks.transforms import shift_and_flip
@@ -46,6 +45,23 @@ class Recipe:
     batch_size: int = 128
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What the perturbations of a batch are driven to.
+
+    Attributes:
+        model: The frozen network, or a part of it.
+        loss: From its fp32 outputs and the goals to a scalar that the steps reduce.
+        goals: From labels, int64 [B], to what the loss compares the outputs with.
+        reached: From outputs and labels to whether each sample is where it should be, bool [B].
+    """
+
+    model: nn.Module
+    loss: Loss
+    goals: Callable[[Tensor], Tensor]
+    reached: Callable[[Tensor, Tensor], Tensor]
+
+
 class FixedReference(Attack):
     """Base: what a perturbation is driven to, a subclass says."""
 
@@ -54,9 +70,13 @@ class FixedReference(Attack):
     uses_model = True
     recipes: ClassVar[dict[str, Recipe]]
 
+    def transform(self, num_classes: int) -> Transform:
+        """Through which the network sees the images, in its training and in the steps."""
+        return shift_and_flip
+
     @abstractmethod
-    def targets(self, labels: Tensor, num_classes: int) -> Tensor:
-        """The classes, int64 [B], that the network shall take the perturbed images for."""
+    def objective(self, task: CraftTask, network: nn.Module) -> Objective:
+        """For the network that has been trained."""
 
     def craft(self, task: CraftTask) -> np.ndarray:
         """Train the reference network, then take the steps, batch by batch; both go on after a kill."""
@@ -64,72 +84,95 @@ class FixedReference(Attack):
             raise InputError(f"{type(self).__name__}: expected images of at least two classes, got one")
         recipe = self.recipes[task.preset]
         epsilon = self.resolve_epsilon(task.epsilon, *task.data.images.shape[1:3])
-        model = frozen(train_reference(task, recipe, lambda done, words: task.progress(0.4 * done, words)))
+        transform = self.transform(len(task.data.classes))
+        network = train_reference(task, recipe, transform, share=0.4)
+        aim = self.objective(task, network)
         pgd = LinfPGD(
-            model, step_size=recipe.relative_step * epsilon, epsilon=epsilon, transform=shift_and_flip
+            aim.model,
+            step_size=recipe.relative_step * epsilon,
+            epsilon=epsilon,
+            loss=aim.loss,
+            transform=transform,
         )
 
         def perturb(x: Tensor, labels: Tensor) -> Crafted:
-            targets = self.targets(labels, len(task.data.classes))
-            delta = _best_start(pgd, x, targets, epsilon, recipe)
+            delta = best_start(pgd, x, aim.goals(labels), epsilon, recipe)
             with torch.no_grad():
-                return delta, (model(perturbed_inputs(x, delta)).argmax(1) == targets).sum()
+                outputs = aim.model(perturbed_inputs(x, delta)).float()
+                return delta, aim.reached(outputs, labels).sum()
 
-        height, width = task.data.images.shape[1:3]
-        batch = crafting_batch(model, height, width, task.device)
-        steps, reached = craft_rows(task, epsilon, batch, perturb, after=0.4)
+        steps, reached = craft_rows(task, epsilon, aim.model, perturb, after=0.4)
         task.facts["reached_target"] = reached
         task.progress(1.0, f"{reached:.1%} of the images reach their target on the reference network")
         return steps
 
 
-def train_reference(task: CraftTask, recipe: Recipe, progress: Callable[[float, str], None]) -> nn.Module:
-    """The task's network, trained with crops and flips, a tenth of the rate from half of the epochs on, and a
-    hundredth from three quarters on.
+def towards_classes(network: nn.Module, targets: Callable[[Tensor], Tensor]) -> Objective:
+    """The network shall take an image for the class that ``targets`` names for its label."""
+    return Objective(
+        frozen(network),
+        F.cross_entropy,
+        targets,
+        lambda outputs, labels: outputs.argmax(1) == targets(labels),
+    )
+
+
+def train_reference(task: CraftTask, recipe: Recipe, transform: Transform, share: float) -> nn.Module:
+    """The task's network, trained on transformed images (and, of those, adversarial examples).
+
+    A tenth of the rate is left from half of the epochs on, and a hundredth from three quarters on.
+
+    Args:
+        task: The images, the network, the folder and the progress.
+        recipe: How to train.
+        transform: Of the network's inputs, drawn anew in each step.
+        share: Of the task's progress that this is.
     """
     surrogate = Surrogate(task, learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
     order = BatchOrder(len(task.data), recipe.batch_size, task.seed)
     batches = len(task.data) // order.batch_size
     state = load_state(task.folder / STATE)
-    first = 0
     if state is not None:
         surrogate.restore(state["surrogate"])
-        first = state["epochs"]
     adversary = None
     if recipe.adversary:
         radius = recipe.adversary
         adversary = LinfPGD(surrogate.model, step_size=radius / 4, epsilon=radius, ascend=True)
-    for epoch in range(first, recipe.epochs):
+    for epoch in range(state["epochs"] if state else 0, recipe.epochs):
         for group in surrogate.optimizer.param_groups:
             group["lr"] = 0.1 * 0.1 ** ((2 * epoch >= recipe.epochs) + (4 * epoch >= 3 * recipe.epochs))
         with seeded(task.seed + 1 + epoch, task.device):
             for number in range(batches):
-                progress((epoch + number / batches) / recipe.epochs, f"reference network, epoch {epoch + 1}")
+                done = (epoch + number / batches) / recipe.epochs
+                task.progress(share * done, f"reference network, epoch {epoch + 1}")
                 rows = order[epoch * batches + number]
                 images = torch.from_numpy(task.data.images[rows]).to(task.device)
                 labels = torch.from_numpy(task.data.labels[rows]).to(task.device)
-                padding = images.shape[1] // 8
-                x = ops.augment(
-                    images, seed=task.seed, offset=epoch * batches + number, padding=padding, flip=True
-                )
-                delta = torch.zeros_like(x)
+                x = images.permute(0, 3, 1, 2).float().div_(255)
+                inputs = transform(perturbed_inputs(x, torch.zeros_like(x)))
                 if adversary is not None:
+                    x = (inputs.float() * STD + MEAN).clamp_(0, 1)
                     surrogate.model.eval()
-                    adversary.run_(x, delta, labels, steps=recipe.adversary_steps)
-                surrogate.train_step(perturbed_inputs(x, delta), labels)
+                    delta = adversary.run_(x, torch.zeros_like(x), labels, steps=recipe.adversary_steps)
+                    inputs = perturbed_inputs(x, delta)
+                surrogate.train_step(inputs, labels)
         save_state(task.folder / STATE, {"surrogate": surrogate.state(), "epochs": epoch + 1})
     return surrogate.model
 
 
-def _best_start(pgd: LinfPGD, x: Tensor, targets: Tensor, epsilon: float, recipe: Recipe) -> Tensor:
+def best_start(pgd: LinfPGD, x: Tensor, goals: Tensor, epsilon: float, recipe: Recipe) -> Tensor:
     """Steps from normal noise, several times; of each sample the perturbation of the lowest loss."""
     best, lowest = torch.zeros_like(x), torch.full((len(x),), torch.inf, device=x.device)
     for _ in range(recipe.restarts):
         delta = (epsilon * torch.randn_like(x)).clamp_(-epsilon, epsilon)
         delta = (x + delta).clamp_(0, 1).sub_(x)
-        pgd.run_(x, delta, targets, steps=recipe.steps)
+        pgd.run_(x, delta, goals, steps=recipe.steps)
+        if recipe.restarts == 1:
+            return delta
         with torch.no_grad():
-            loss = F.cross_entropy(pgd.model(perturbed_inputs(x, delta)).float(), targets, reduction="none")
+            outputs = pgd.model(perturbed_inputs(x, delta)).float()
+            each = zip(outputs.split(1), goals.split(1), strict=True)
+            loss = torch.stack([pgd.loss(output, goal) for output, goal in each])
         is_better = loss < lowest
         lowest = torch.where(is_better, loss, lowest)
         best = torch.where(is_better.view(-1, 1, 1, 1), delta, best)

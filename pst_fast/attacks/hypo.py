@@ -2,10 +2,10 @@
 
 from typing import ClassVar
 
-from torch import Tensor
+from torch import nn
 
-from pst_fast.attacks.base import ATTACKS
-from pst_fast.attacks.fixed import FixedReference, Recipe
+from pst_fast.attacks.base import ATTACKS, CraftTask
+from pst_fast.attacks.fixed import FixedReference, Objective, Recipe, towards_classes
 
 
 @ATTACKS.register("hypo")
@@ -18,5 +18,5 @@ class HypocriticalPerturbation(FixedReference):
         "fast": Recipe(epochs=6, steps=20, relative_step=0.2, adversary=2 / 255, adversary_steps=2),
     }
 
-    def targets(self, labels: Tensor, num_classes: int) -> Tensor:
-        return labels
+    def objective(self, task: CraftTask, network: nn.Module) -> Objective:
+        return towards_classes(network, lambda labels: labels)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pst_fast import ops
 from pst_fast.attacks.base import ATTACKS, Attack, CraftTask
 from pst_fast.attacks.frozen import frozen
-from pst_fast.attacks.pgd import MEAN, STD, crafting_batch, perturbed_inputs
+from pst_fast.attacks.pgd import MEAN, STD, perturbed_inputs
 from pst_fast.attacks.rows import Crafted, craft_rows
 from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
 from pst_fast.attacks.transforms import shift_and_flip
@@ -77,9 +77,7 @@ class DisturbedErrorMinimizing(Attack):
             with torch.no_grad():
                 return delta, (model(perturbed_inputs(x, delta)).argmax(1) != labels).sum()
 
-        height, width = task.data.images.shape[1:3]
-        batch = crafting_batch(model, height, width, task.device)
-        steps, error = craft_rows(task, epsilon, batch, perturb, after=0.7)
+        steps, error = craft_rows(task, epsilon, model, perturb, after=0.7)
         task.facts["train_error"] = error
         task.progress(1.0, f"training error {error:.1%}")
         return steps

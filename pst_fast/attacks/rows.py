@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pst_fast.attacks.base import CraftTask
 from pst_fast.attacks.integers import linf_steps, round_to_ball
+from pst_fast.attacks.pgd import crafting_batch
 from pst_fast.attacks.surrogate import load_state, save_state, seeded
 
 STATE, STEPS = "rows.pt", "steps.npy"
@@ -19,14 +20,18 @@ Crafted = tuple[Tensor, Tensor]
 
 
 def craft_rows(
-    task: CraftTask, epsilon: float, batch: int, craft: Callable[[Tensor, Tensor], Crafted], after: float
+    task: CraftTask,
+    epsilon: float,
+    model: nn.Module,
+    craft: Callable[[Tensor, Tensor], Crafted],
+    after: float,
 ) -> tuple[np.ndarray, float]:
     """Craft the perturbations of all images, in whole steps of 1/255.
 
     Args:
         task: The images, the folder and the progress.
         epsilon: Radius of the Linf ball on [0,1] images.
-        batch: Images at a time; a batch's random draws depend on its first image.
+        model: The frozen network that the crafting asks, which decides how many images are crafted at a time.
         craft: From x, fp32 [B,3,H,W] channels_last in [0,1], and labels, int64 [B], both on the device.
         after: Share of the task's progress that is behind.
 
@@ -34,6 +39,8 @@ def craft_rows(
         int8 or int16 [N,H,W,3], a mapped file; the share that came out as it should.
     """
     images, count = task.data.images, len(task.data)
+    height, width = images.shape[1:3]
+    batch = crafting_batch(model, height, width, task.device)
     path, state = task.folder / STEPS, load_state(task.folder / STATE)
     done, good = (state["done"], state["good"]) if state else (0, 0)
     dtype = np.int8 if linf_steps(epsilon) <= 127 else np.int16

@@ -2,10 +2,10 @@
 
 from typing import ClassVar
 
-from torch import Tensor
+from torch import nn
 
-from pst_fast.attacks.base import ATTACKS
-from pst_fast.attacks.fixed import FixedReference, Recipe
+from pst_fast.attacks.base import ATTACKS, CraftTask
+from pst_fast.attacks.fixed import FixedReference, Objective, Recipe, towards_classes
 
 
 @ATTACKS.register("tap")
@@ -18,5 +18,5 @@ class TargetedAdversarialPoisoning(FixedReference):
         "fast": Recipe(epochs=10, steps=30, relative_step=0.1),
     }
 
-    def targets(self, labels: Tensor, num_classes: int) -> Tensor:
-        return (labels + 1) % num_classes
+    def objective(self, task: CraftTask, network: nn.Module) -> Objective:
+        return towards_classes(network, lambda labels: (labels + 1) % len(task.data.classes))

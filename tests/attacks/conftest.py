@@ -21,10 +21,14 @@ TINY = Recipe(steps=2, relative_step=0.4, train_batches=4, max_rounds=3, batch_s
 @pytest.fixture(autouse=True)
 def tiny_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast presets with a few batches of a few images."""
-    monkeypatch.setitem(ATTACKS["em"].recipes, "fast", TINY)
+    for name in ("em", "aue"):
+        monkeypatch.setitem(ATTACKS[name].recipes, "fast", TINY)
     fixed = FixedRecipe(epochs=3, steps=6, relative_step=0.3, batch_size=16)
     monkeypatch.setitem(ATTACKS["tap"].recipes, "fast", replace(fixed, restarts=2))
-    monkeypatch.setitem(ATTACKS["hypo"].recipes, "fast", replace(fixed, adversary=2 / 255, adversary_steps=1))
+    monkeypatch.setitem(ATTACKS["aap"].recipes, "fast", fixed)
+    for name in ("hypo", "entf"):
+        recipe = replace(fixed, adversary=2 / 255, adversary_steps=1)
+        monkeypatch.setitem(ATTACKS[name].recipes, "fast", recipe)
     disturbed = DisturbedRecipe(
         train_steps=20,
         decay_every=12,

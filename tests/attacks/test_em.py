@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pst_fast.attacks.alternation import STATE, ClassWise, stratified_rows
+from pst_fast.attacks.alternation import STATE, ClassWise, SampleWise, stratified_rows
 from pst_fast.attacks.base import ATTACKS
 from pst_fast.errors import InputError
 
@@ -23,6 +23,13 @@ def test_paper_settings():
     assert (class_wise.steps, class_wise.subset) == (1, 0.2)
     assert not ATTACKS["em"].class_conditional
     assert ATTACKS["em-class"].class_conditional
+
+
+def test_augmented_settings(image_set, make_task):
+    recipe = ATTACKS["aue"].recipes["paper"]
+    assert (recipe.steps, recipe.relative_step, recipe.train_batches, recipe.max_rounds) == (5, 0.1, None, 60)
+    task = make_task(image_set(50))
+    assert SampleWise(task, replace(recipe, batch_size=16), 8 / 255).train_batches == 3  # an epoch
 
 
 def test_noise_teaches_random_labels(image_set, make_task):
@@ -42,7 +49,7 @@ def test_stops_when_the_error_is_low_enough(monkeypatch, image_set, make_task):
     assert task.facts["train_error"] < 1.0
 
 
-@pytest.mark.parametrize("name", ["em", "em-class"])
+@pytest.mark.parametrize("name", ["em", "em-class", "aue"])
 def test_a_killed_craft_goes_on_to_the_same_bytes(name, image_set, make_task, tmp_path):
     data = image_set(40, num_classes=3)
     folders = tmp_path / "whole", tmp_path / "killed"

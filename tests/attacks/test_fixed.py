@@ -1,4 +1,4 @@
-"""TAP and HYPO: published settings, where the perturbations drive the network, going on after a kill."""
+"""TAP, HYPO and EntF: published settings, where perturbations drive the network, going on after a kill."""
 
 from dataclasses import replace
 
@@ -7,28 +7,84 @@ import pytest
 import torch
 
 from pst_fast.attacks.base import ATTACKS
+from pst_fast.attacks.entf import without_classifier
 from pst_fast.attacks.fixed import STATE as TRAINING
-from pst_fast.attacks.fixed import Recipe
+from pst_fast.attacks.fixed import Recipe, best_start
+from pst_fast.attacks.frozen import frozen
+from pst_fast.attacks.pgd import LinfPGD, perturbed_inputs
 from pst_fast.attacks.rows import STATE as CRAFTING
-from pst_fast.attacks.transforms import shift_and_flip
 from pst_fast.errors import InputError
+from pst_fast.models import create_model
 
-PAPER = {name: ATTACKS[name].recipes["paper"] for name in ("tap", "hypo")}
+PAPER = {name: ATTACKS[name].recipes["paper"] for name in ("tap", "hypo", "entf", "aap")}
 
 
 def test_paper_settings():
     assert PAPER["tap"] == Recipe(epochs=40, steps=250, relative_step=0.05, restarts=8)
     assert PAPER["hypo"].adversary == 2 / 255
+    assert PAPER["aap"] == Recipe(epochs=40, steps=250, relative_step=0.01)
+    assert PAPER["entf"].adversary == 4 / 255
+    assert (PAPER["entf"].epochs, PAPER["entf"].steps) == (100, 300)
     assert (PAPER["hypo"].epochs, PAPER["hypo"].steps, PAPER["hypo"].relative_step) == (10, 100, 0.1)
 
 
-def test_targets():
-    labels = torch.tensor([0, 1, 2])
-    assert ATTACKS["tap"]().targets(labels, 3).tolist() == [1, 2, 0]
-    assert ATTACKS["hypo"]().targets(labels, 3).tolist() == [0, 1, 2]
+def test_targets(image_set, make_task):
+    task, network = make_task(image_set(num_classes=3)), torch.nn.Identity()
+    labels, outputs = torch.tensor([0, 1, 2]), torch.eye(3)
+    tap, hypo = (ATTACKS[name]().objective(task, network) for name in ("tap", "hypo"))
+    assert tap.goals(labels).tolist() == [1, 2, 0]
+    assert hypo.goals(labels).tolist() == [0, 1, 2]
+    assert tap.reached(outputs, labels).tolist() == [False] * 3
+    assert tap.reached(outputs[[1, 2, 0]], labels).all()
+    assert hypo.reached(outputs, labels).all()
 
 
-@pytest.mark.parametrize("name", ["tap", "hypo"])
+def test_entf_pushes_away_from_the_mean_of_the_class(image_set, make_task):
+    task = make_task(image_set(30, num_classes=3))
+    network = create_model("resnet10", num_classes=3, width=8, image_size=16).eval()
+    aim = ATTACKS["entf"]().objective(task, network)
+    x = torch.from_numpy(task.data.images).permute(0, 3, 1, 2).float() / 255
+    labels = torch.from_numpy(task.data.labels)
+    with torch.no_grad():
+        features = aim.model(perturbed_inputs(x, torch.zeros_like(x)))
+    assert features.shape == (30, 64)
+    for label in range(3):
+        expected = features[labels == label].mean(0)
+        torch.testing.assert_close(aim.goals(torch.tensor([label]))[0], expected)
+    centres = aim.goals(labels)
+    assert aim.loss(centres, centres) == 0
+    assert aim.loss(centres + 1, centres).item() == pytest.approx(-64)
+    assert aim.reached(centres[:3], (labels[:3] + 1) % 3).all()
+    assert not aim.reached(centres[:3], labels[:3]).any()
+
+
+def test_a_network_without_a_classifier():
+    with pytest.raises(InputError, match="expected a network that ends in a linear layer with 3 outputs"):
+        without_classifier(create_model("resnet10", num_classes=4, width=8, image_size=16), 3)
+
+
+def test_the_best_restart_is_kept(image_set, make_task):
+    torch.manual_seed(0)
+    model = frozen(create_model("resnet10", num_classes=3, width=8, image_size=16))
+    x = torch.rand(5, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+
+    def losses(delta):
+        with torch.no_grad():
+            outputs = model(perturbed_inputs(x, delta))
+        return torch.nn.functional.cross_entropy(outputs, labels, reduction="none")
+
+    pgd = LinfPGD(model, step_size=0.01, epsilon=0.03)
+    alone = []
+    torch.manual_seed(1)
+    for _ in range(4):
+        alone.append(losses(best_start(pgd, x, labels, 0.03, Recipe(epochs=0, steps=2, relative_step=0.3))))
+    torch.manual_seed(1)
+    kept = losses(best_start(pgd, x, labels, 0.03, Recipe(epochs=0, steps=2, relative_step=0.3, restarts=4)))
+    torch.testing.assert_close(kept, torch.stack(alone).min(0).values)
+
+
+@pytest.mark.parametrize("name", ["tap", "hypo", "entf"])
 def test_images_reach_their_targets(name, image_set, make_task, monkeypatch):
     """Without steps a third of them is there by chance: the labels have nothing to do with the images."""
     reached = []
@@ -42,10 +98,10 @@ def test_images_reach_their_targets(name, image_set, make_task, monkeypatch):
     assert reached[1] > reached[0] + 0.15
 
 
-@pytest.mark.parametrize("name", ["tap", "hypo"])
+@pytest.mark.parametrize("name", ["tap", "hypo", "entf", "aap"])
 @pytest.mark.parametrize("words", ["reference network, epoch 3", "image 33"])
 def test_a_killed_craft_goes_on_to_the_same_bytes(name, words, image_set, make_task, tmp_path, monkeypatch):
-    monkeypatch.setattr("pst_fast.attacks.fixed.crafting_batch", lambda *_: 8)
+    monkeypatch.setattr("pst_fast.attacks.rows.crafting_batch", lambda *_: 8)
     data = image_set(44, num_classes=3)
     folders = tmp_path / "whole", tmp_path / "killed"
     for folder in folders:
@@ -71,39 +127,3 @@ def test_a_killed_craft_goes_on_to_the_same_bytes(name, words, image_set, make_t
 def test_one_class(image_set, make_task):
     with pytest.raises(InputError, match="expected images of at least two classes, got one"):
         ATTACKS["tap"]().craft(make_task(image_set(8, num_classes=1)))
-
-
-def test_shift_and_flip_moves_whole_pixels():
-    torch.manual_seed(0)
-    images = torch.arange(1.0, 1 + 200 * 16 * 24).view(200, 1, 16, 24)
-    found = shift_and_flip(images)
-    seen = set()
-    for image, moved in zip(images[:, 0], found[:, 0], strict=True):
-        row, column = torch.nonzero(moved).median(0).values.tolist()
-        value = moved[row, column]
-        mirrored = bool(moved[row, column + 1] < value)
-        source_row, source_column = (torch.nonzero(image == value)[0]).tolist()
-        middle = (23 - column if mirrored else column, row)
-        shift = (middle[0] - source_column, middle[1] - source_row)
-        seen.add((mirrored, *shift))
-        expected = torch.zeros_like(image)
-        flipped = image.flip(1) if mirrored else image
-        dy, dx = source_row - row, (23 - source_column if mirrored else source_column) - column
-        rows = slice(max(0, -dy), 16 - max(0, dy))
-        columns = slice(max(0, -dx), 24 - max(0, dx))
-        expected[rows, columns] = flipped[max(0, dy) : 16 + min(0, dy), max(0, dx) : 24 + min(0, dx)]
-        assert torch.equal(moved, expected)
-    assert {mirrored for mirrored, *_ in seen} == {False, True}
-    assert max(abs(dx) for _, dx, _ in seen) == 3
-    assert max(abs(dy) for _, _, dy in seen) == 2
-
-
-def test_shift_and_flip_passes_gradients():
-    torch.manual_seed(0)
-    inputs = torch.rand(4, 3, 8, 8, dtype=torch.float64, requires_grad=True)
-
-    def moved(x):
-        torch.manual_seed(1)
-        return shift_and_flip(x)
-
-    assert torch.autograd.gradcheck(moved, inputs)

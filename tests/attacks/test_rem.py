@@ -74,7 +74,7 @@ def test_noise_teaches_random_labels(name, image_set, make_task, monkeypatch):
 @pytest.mark.parametrize("name", ["rem", "sem"])
 @pytest.mark.parametrize("words", ["batch 14", "image 33"])
 def test_a_killed_craft_goes_on_to_the_same_bytes(name, words, image_set, make_task, tmp_path, monkeypatch):
-    monkeypatch.setattr("pst_fast.attacks.rem.crafting_batch", lambda *_: 8)
+    monkeypatch.setattr("pst_fast.attacks.rows.crafting_batch", lambda *_: 8)
     monkeypatch.setattr("pst_fast.attacks.rem.SAVES", 5)
     data = image_set(44, num_classes=3)
     folders = tmp_path / "whole", tmp_path / "killed"
