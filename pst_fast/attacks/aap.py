@@ -7,6 +7,7 @@ from torch import nn
 from pst_fast.attacks.base import ATTACKS, CraftTask
 from pst_fast.attacks.fixed import FixedReference, Objective, Recipe, towards_classes
 from pst_fast.attacks.pgd import Transform
+from pst_fast.attacks.reference import Training
 from pst_fast.attacks.transforms import contrastive
 
 
@@ -16,8 +17,8 @@ class AugmentedAdversarialPoisoning(FixedReference):
 
     paper = "Wang et al., ICML 2024 (arXiv 2402.04010)"
     recipes: ClassVar[dict[str, Recipe]] = {
-        "paper": Recipe(epochs=40, steps=250, relative_step=0.01),
-        "fast": Recipe(epochs=10, steps=30, relative_step=0.1),
+        "paper": Recipe(Training(40), steps=250, relative_step=0.01),
+        "fast": Recipe(Training(10), steps=30, relative_step=0.1),
     }
 
     def transform(self, num_classes: int) -> Transform:

@@ -1,18 +1,15 @@
 """EntF: entangled features (Wen et al., ICLR 2023)."""
 
-import copy
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pst_fast.attacks.base import ATTACKS, CraftTask
+from pst_fast.attacks.features import class_means, without_classifier
 from pst_fast.attacks.fixed import FixedReference, Objective, Recipe
 from pst_fast.attacks.frozen import frozen
-from pst_fast.attacks.pgd import perturbed_inputs
-from pst_fast.errors import InputError
-
-_CHUNK = 256
+from pst_fast.attacks.reference import Training
 
 
 @ATTACKS.register("entf")
@@ -21,8 +18,8 @@ class EntangledFeatures(FixedReference):
 
     paper = "Wen et al., ICLR 2023 (arXiv 2303.04183)"
     recipes: ClassVar[dict[str, Recipe]] = {
-        "paper": Recipe(epochs=100, steps=300, relative_step=0.05, adversary=4 / 255, adversary_steps=10),
-        "fast": Recipe(epochs=6, steps=30, relative_step=0.1, adversary=4 / 255, adversary_steps=2),
+        "paper": Recipe(Training(100, adversary=4 / 255, adversary_steps=10), steps=300, relative_step=0.05),
+        "fast": Recipe(Training(6, adversary=4 / 255, adversary_steps=2), steps=30, relative_step=0.1),
     }
 
     def objective(self, task: CraftTask, network: nn.Module) -> Objective:
@@ -36,35 +33,3 @@ class EntangledFeatures(FixedReference):
             return torch.cdist(features, means).argmin(1) != labels
 
         return Objective(model, loss, lambda labels: means[labels], reached)
-
-
-def without_classifier(network: nn.Module, num_classes: int) -> nn.Module:
-    """A copy whose last linear layer hands its input on: the features that the classes are told from.
-
-    Raises:
-        InputError: The network's last linear layer has not as many outputs as there are classes.
-    """
-    network = copy.deepcopy(network)
-    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if not linear or network.get_submodule(linear[-1]).out_features != num_classes:
-        name = type(network).__name__
-        raise InputError(f"{name}: expected a network that ends in a linear layer with {num_classes} outputs")
-    network.set_submodule(linear[-1], nn.Identity())
-    return network
-
-
-def class_means(task: CraftTask, model: nn.Module) -> Tensor:
-    """Mean outputs on the clean images of each class, fp32 [K,D]; zero for a class without images."""
-    labels = torch.from_numpy(task.data.labels).to(task.device)
-    sums: Tensor | None = None
-    for start in range(0, len(labels), _CHUNK):
-        images = torch.from_numpy(task.data.images[start : start + _CHUNK]).to(task.device)
-        x = images.permute(0, 3, 1, 2).float().div_(255)
-        with torch.no_grad():
-            features = model(perturbed_inputs(x, torch.zeros_like(x))).float()
-        if sums is None:
-            sums = features.new_zeros(len(task.data.classes), features.shape[1])
-        sums.index_add_(0, labels[start : start + _CHUNK], features)
-    assert sums is not None
-    counts = labels.bincount(minlength=len(task.data.classes)).clamp(min=1)
-    return sums / counts.unsqueeze(1)

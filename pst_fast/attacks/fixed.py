@@ -12,37 +12,28 @@ from torch import Tensor, nn
 
 from pst_fast.attacks.base import Attack, CraftTask
 from pst_fast.attacks.frozen import frozen
-from pst_fast.attacks.pgd import MEAN, STD, LinfPGD, Loss, Transform, perturbed_inputs
+from pst_fast.attacks.pgd import LinfPGD, Loss, Transform, perturbed_inputs
+from pst_fast.attacks.reference import Training, train_reference
 from pst_fast.attacks.rows import Crafted, craft_rows
-from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
 from pst_fast.attacks.transforms import shift_and_flip
 from pst_fast.errors import InputError
-
-STATE = "reference.pt"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of the reference network and of the steps against it.
+    """Settings of the steps against the reference network.
 
     Attributes:
-        epochs: Of the network's training.
+        training: Of that network.
         steps: Gradient steps on a perturbation.
         relative_step: Size of one of them as a fraction of epsilon.
         restarts: Random starts of a perturbation; that of the lowest loss is kept.
-        adversary: Radius, on [0,1] images, of the adversarial examples that the network is trained on; 0: it
-            is trained on the images.
-        adversary_steps: Gradient steps of those.
-        batch_size: Images that the network learns from at a time.
     """
 
-    epochs: int
+    training: Training
     steps: int
     relative_step: float
     restarts: int = 1
-    adversary: float = 0.0
-    adversary_steps: int = 5
-    batch_size: int = 128
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ class FixedReference(Attack):
         recipe = self.recipes[task.preset]
         epsilon = self.resolve_epsilon(task.epsilon, *task.data.images.shape[1:3])
         transform = self.transform(len(task.data.classes))
-        network = train_reference(task, recipe, transform, share=0.4)
+        network = train_reference(task, recipe.training, transform, share=0.4)
         aim = self.objective(task, network)
         pgd = LinfPGD(
             aim.model,
@@ -115,49 +106,6 @@ def towards_classes(network: nn.Module, targets: Callable[[Tensor], Tensor]) -> 
         targets,
         lambda outputs, labels: outputs.argmax(1) == targets(labels),
     )
-
-
-def train_reference(task: CraftTask, recipe: Recipe, transform: Transform, share: float) -> nn.Module:
-    """The task's network, trained on transformed images (and, of those, adversarial examples).
-
-    A tenth of the rate is left from half of the epochs on, and a hundredth from three quarters on.
-
-    Args:
-        task: The images, the network, the folder and the progress.
-        recipe: How to train.
-        transform: Of the network's inputs, drawn anew in each step.
-        share: Of the task's progress that this is.
-    """
-    surrogate = Surrogate(task, learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
-    order = BatchOrder(len(task.data), recipe.batch_size, task.seed)
-    batches = len(task.data) // order.batch_size
-    state = load_state(task.folder / STATE)
-    if state is not None:
-        surrogate.restore(state["surrogate"])
-    adversary = None
-    if recipe.adversary:
-        radius = recipe.adversary
-        adversary = LinfPGD(surrogate.model, step_size=radius / 4, epsilon=radius, ascend=True)
-    for epoch in range(state["epochs"] if state else 0, recipe.epochs):
-        for group in surrogate.optimizer.param_groups:
-            group["lr"] = 0.1 * 0.1 ** ((2 * epoch >= recipe.epochs) + (4 * epoch >= 3 * recipe.epochs))
-        with seeded(task.seed + 1 + epoch, task.device):
-            for number in range(batches):
-                done = (epoch + number / batches) / recipe.epochs
-                task.progress(share * done, f"reference network, epoch {epoch + 1}")
-                rows = order[epoch * batches + number]
-                images = torch.from_numpy(task.data.images[rows]).to(task.device)
-                labels = torch.from_numpy(task.data.labels[rows]).to(task.device)
-                x = images.permute(0, 3, 1, 2).float().div_(255)
-                inputs = transform(perturbed_inputs(x, torch.zeros_like(x)))
-                if adversary is not None:
-                    x = (inputs.float() * STD + MEAN).clamp_(0, 1)
-                    surrogate.model.eval()
-                    delta = adversary.run_(x, torch.zeros_like(x), labels, steps=recipe.adversary_steps)
-                    inputs = perturbed_inputs(x, delta)
-                surrogate.train_step(inputs, labels)
-        save_state(task.folder / STATE, {"surrogate": surrogate.state(), "epochs": epoch + 1})
-    return surrogate.model
 
 
 def best_start(pgd: LinfPGD, x: Tensor, goals: Tensor, epsilon: float, recipe: Recipe) -> Tensor:

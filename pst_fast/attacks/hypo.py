@@ -6,6 +6,7 @@ from torch import nn
 
 from pst_fast.attacks.base import ATTACKS, CraftTask
 from pst_fast.attacks.fixed import FixedReference, Objective, Recipe, towards_classes
+from pst_fast.attacks.reference import Training
 
 
 @ATTACKS.register("hypo")
@@ -14,8 +15,8 @@ class HypocriticalPerturbation(FixedReference):
 
     paper = "Tao et al., NeurIPS 2021 (arXiv 2102.04716)"
     recipes: ClassVar[dict[str, Recipe]] = {
-        "paper": Recipe(epochs=10, steps=100, relative_step=0.1, adversary=2 / 255),
-        "fast": Recipe(epochs=6, steps=20, relative_step=0.2, adversary=2 / 255, adversary_steps=2),
+        "paper": Recipe(Training(10, adversary=2 / 255), steps=100, relative_step=0.1),
+        "fast": Recipe(Training(6, adversary=2 / 255, adversary_steps=2), steps=20, relative_step=0.2),
     }
 
     def objective(self, task: CraftTask, network: nn.Module) -> Objective:

@@ -6,6 +6,7 @@ from torch import nn
 
 from pst_fast.attacks.base import ATTACKS, CraftTask
 from pst_fast.attacks.fixed import FixedReference, Objective, Recipe, towards_classes
+from pst_fast.attacks.reference import Training
 
 
 @ATTACKS.register("tap")
@@ -14,8 +15,8 @@ class TargetedAdversarialPoisoning(FixedReference):
 
     paper = "Fowl et al., NeurIPS 2021 (arXiv 2106.10807)"
     recipes: ClassVar[dict[str, Recipe]] = {
-        "paper": Recipe(epochs=40, steps=250, relative_step=0.05, restarts=8),
-        "fast": Recipe(epochs=10, steps=30, relative_step=0.1),
+        "paper": Recipe(Training(40), steps=250, relative_step=0.05, restarts=8),
+        "fast": Recipe(Training(10), steps=30, relative_step=0.1),
     }
 
     def objective(self, task: CraftTask, network: nn.Module) -> Objective:

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from pst_fast.attacks.pgd import MEAN, STD, Transform
 
-# Luma and the two axes of colour (YIQ), in which a hue is an angle.
-_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+# Luma and the two axes of colour (YIQ), in which a hue is an angle; and back. Numbers, not tensors: a CUDA
+# graph may not copy from main memory.
+_TO_YIQ = [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]]
+_FROM_YIQ = torch.tensor(_TO_YIQ, dtype=torch.float64).inverse().tolist()
 
 
 def shift_and_flip(inputs: Tensor) -> Tensor:
@@ -19,15 +21,13 @@ def shift_and_flip(inputs: Tensor) -> Tensor:
         inputs: Float [B,C,H,W]. The draws come from PyTorch's generator of its device.
     """
     batch, _, height, width = inputs.shape
-    # From pixels to the grid's coordinates, in which an image is 2 wide.
-    most = torch.tensor([width // 8 / width, height // 8 / height], device=inputs.device) * 2
-    shift = (2 * torch.rand(batch, 2, device=inputs.device) - 1) * most
-    # Whole pixels: in between, sampling would blur.
-    pixel = torch.tensor([2 / width, 2 / height], device=inputs.device)
-    shift = torch.round(shift / pixel) * pixel
-    mirror = torch.where(torch.rand(batch, device=inputs.device) < 0.5, -1.0, 1.0)
     matrix = torch.zeros(batch, 2, 3, device=inputs.device)
-    matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, :, 2] = mirror, 1.0, shift
+    for row, size in enumerate((width, height)):
+        # Whole pixels: in between, sampling would blur. The grid's coordinates go from -1 to 1.
+        pixels = torch.randint(-(size // 8), size // 8 + 1, (batch,), device=inputs.device)
+        matrix[:, row, 2] = pixels * (2 / size)
+    mirror = torch.where(torch.rand(batch, device=inputs.device) < 0.5, -1.0, 1.0)
+    matrix[:, 0, 0], matrix[:, 1, 1] = mirror, 1.0
     grid = F.affine_grid(matrix, list(inputs.shape), align_corners=False).to(inputs.dtype)
     return F.grid_sample(inputs, grid, mode="nearest", padding_mode="zeros", align_corners=False)
 
@@ -68,24 +68,25 @@ def _jitter(inputs: Tensor, strength: float) -> Tensor:
         return torch.rand(len(inputs), 1, 1, 1, device=inputs.device) < share
 
     x = inputs.float() * STD + MEAN
-    to_yiq = _TO_YIQ.to(x.device)
     brightness, contrast, saturation = (1 + drawn(0.4 * strength) for _ in range(3))
-    angle = drawn(0.1 * strength).flatten() * 2 * math.pi
+    angle = drawn(0.1 * strength) * (2 * math.pi)
     moved = (x * brightness).clamp(0, 1)
     middle = _luma(moved).mean((1, 2, 3), keepdim=True)
     moved = (middle + contrast * (moved - middle)).clamp(0, 1)
     grey = _luma(moved)
     moved = (grey + saturation * (moved - grey)).clamp(0, 1)
-    turn = torch.zeros(len(x), 3, 3, device=x.device)
-    turn[:, 0, 0] = 1
-    turn[:, 1, 1] = turn[:, 2, 2] = angle.cos()
-    turn[:, 2, 1], turn[:, 1, 2] = angle.sin(), -angle.sin()
-    matrix = torch.linalg.inv(to_yiq) @ turn @ to_yiq
-    moved = torch.einsum("bij,bjhw->bihw", matrix, moved).clamp(0, 1)
+    luma, i, q = (_mixed(moved, weights) for weights in _TO_YIQ)
+    turned = torch.cat([luma, angle.cos() * i - angle.sin() * q, angle.sin() * i + angle.cos() * q], dim=1)
+    moved = torch.cat([_mixed(turned, weights) for weights in _FROM_YIQ], dim=1).clamp(0, 1)
     x = torch.where(chosen(0.8 * strength), moved, x)
     x = torch.where(chosen(0.2 * strength), _luma(x).expand_as(x), x)
     return ((x - MEAN) / STD).to(inputs.dtype)
 
 
 def _luma(x: Tensor) -> Tensor:
-    return torch.einsum("c,bchw->bhw", _TO_YIQ[0].to(x.device), x).unsqueeze(1)
+    return _mixed(x, _TO_YIQ[0])
+
+
+def _mixed(x: Tensor, weights: list[float]) -> Tensor:
+    """A weighted sum of the three channels, [B,1,H,W]."""
+    return weights[0] * x[:, :1] + weights[1] * x[:, 1:2] + weights[2] * x[:, 2:]

@@ -12,7 +12,9 @@ import torch
 from pst_fast.attacks.alternation import Recipe
 from pst_fast.attacks.base import ATTACKS, CraftTask
 from pst_fast.attacks.fixed import Recipe as FixedRecipe
+from pst_fast.attacks.reference import Training
 from pst_fast.attacks.rem import Recipe as DisturbedRecipe
+from pst_fast.attacks.sep import Recipe as EnsembleRecipe
 from pst_fast.data.types import ImageSet
 
 TINY = Recipe(steps=2, relative_step=0.4, train_batches=4, max_rounds=3, batch_size=16, stop_error=0.0)
@@ -23,12 +25,14 @@ def tiny_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast presets with a few batches of a few images."""
     for name in ("em", "aue"):
         monkeypatch.setitem(ATTACKS[name].recipes, "fast", TINY)
-    fixed = FixedRecipe(epochs=3, steps=6, relative_step=0.3, batch_size=16)
+    fixed = FixedRecipe(Training(3, batch_size=16), steps=6, relative_step=0.3)
     monkeypatch.setitem(ATTACKS["tap"].recipes, "fast", replace(fixed, restarts=2))
     monkeypatch.setitem(ATTACKS["aap"].recipes, "fast", fixed)
     for name in ("hypo", "entf"):
-        recipe = replace(fixed, adversary=2 / 255, adversary_steps=1)
+        recipe = replace(fixed, training=replace(fixed.training, adversary=2 / 255, adversary_steps=1))
         monkeypatch.setitem(ATTACKS[name].recipes, "fast", recipe)
+    ensemble = EnsembleRecipe(fixed.training, checkpoints=2, steps=2, relative_step=0.5)
+    monkeypatch.setitem(ATTACKS["sep"].recipes, "fast", ensemble)
     disturbed = DisturbedRecipe(
         train_steps=20,
         decay_every=12,

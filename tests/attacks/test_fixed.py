@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from pst_fast.attacks.base import ATTACKS
-from pst_fast.attacks.entf import without_classifier
-from pst_fast.attacks.fixed import STATE as TRAINING
+from pst_fast.attacks.features import without_classifier
 from pst_fast.attacks.fixed import Recipe, best_start
 from pst_fast.attacks.frozen import frozen
 from pst_fast.attacks.pgd import LinfPGD, perturbed_inputs
+from pst_fast.attacks.reference import STATE as TRAINING
+from pst_fast.attacks.reference import Training
 from pst_fast.attacks.rows import STATE as CRAFTING
 from pst_fast.errors import InputError
 from pst_fast.models import create_model
@@ -20,12 +21,12 @@ PAPER = {name: ATTACKS[name].recipes["paper"] for name in ("tap", "hypo", "entf"
 
 
 def test_paper_settings():
-    assert PAPER["tap"] == Recipe(epochs=40, steps=250, relative_step=0.05, restarts=8)
-    assert PAPER["hypo"].adversary == 2 / 255
-    assert PAPER["aap"] == Recipe(epochs=40, steps=250, relative_step=0.01)
-    assert PAPER["entf"].adversary == 4 / 255
-    assert (PAPER["entf"].epochs, PAPER["entf"].steps) == (100, 300)
-    assert (PAPER["hypo"].epochs, PAPER["hypo"].steps, PAPER["hypo"].relative_step) == (10, 100, 0.1)
+    assert PAPER["tap"] == Recipe(Training(40), steps=250, relative_step=0.05, restarts=8)
+    assert PAPER["hypo"].training.adversary == 2 / 255
+    assert PAPER["aap"] == Recipe(Training(40), steps=250, relative_step=0.01)
+    assert PAPER["entf"].training.adversary == 4 / 255
+    assert (PAPER["entf"].training.epochs, PAPER["entf"].steps) == (100, 300)
+    assert (PAPER["hypo"].training.epochs, PAPER["hypo"].steps, PAPER["hypo"].relative_step) == (10, 100, 0.1)
 
 
 def test_targets(image_set, make_task):
@@ -78,9 +79,13 @@ def test_the_best_restart_is_kept(image_set, make_task):
     alone = []
     torch.manual_seed(1)
     for _ in range(4):
-        alone.append(losses(best_start(pgd, x, labels, 0.03, Recipe(epochs=0, steps=2, relative_step=0.3))))
+        alone.append(
+            losses(best_start(pgd, x, labels, 0.03, Recipe(Training(0), steps=2, relative_step=0.3)))
+        )
     torch.manual_seed(1)
-    kept = losses(best_start(pgd, x, labels, 0.03, Recipe(epochs=0, steps=2, relative_step=0.3, restarts=4)))
+    kept = losses(
+        best_start(pgd, x, labels, 0.03, Recipe(Training(0), steps=2, relative_step=0.3, restarts=4))
+    )
     torch.testing.assert_close(kept, torch.stack(alone).min(0).values)
 
 
@@ -89,7 +94,9 @@ def test_images_reach_their_targets(name, image_set, make_task, monkeypatch):
     """Without steps a third of them is there by chance: the labels have nothing to do with the images."""
     reached = []
     for steps in (0, 30):
-        recipe = replace(ATTACKS[name].recipes["fast"], epochs=10, steps=steps, relative_step=0.1)
+        recipe = ATTACKS[name].recipes["fast"]
+        training = replace(recipe.training, epochs=10)
+        recipe = replace(recipe, training=training, steps=steps, relative_step=0.1)
         monkeypatch.setitem(ATTACKS[name].recipes, "fast", recipe)
         task = make_task(image_set(48, num_classes=3), epsilon=32 / 255)
         ATTACKS[name]().craft(task)

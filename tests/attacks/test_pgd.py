@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from pst_fast.attacks.frozen import frozen
 from pst_fast.attacks.pgd import MEAN, STD, LinfPGD, crafting_batch, perturbed_inputs
+from pst_fast.attacks.transforms import contrastive, shift_and_flip
 from pst_fast.models import create_model
 
 
@@ -86,6 +87,27 @@ def test_replayed_steps_are_the_eager_ones(setting):
             pgd.step_(batch, delta, labels[: len(batch)], inputs)
         replayed = pgd.run_(batch, torch.zeros_like(batch), labels[: len(batch)], steps=3)
         torch.testing.assert_close(replayed, delta)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("transform", [shift_and_flip, contrastive(0.6)])
+def test_random_views_are_drawn_anew_in_each_replay(setting, transform):
+    device = torch.device("cuda")
+    _, x, labels = (part.to(device) for part in setting)
+    seen = []
+
+    def watched(inputs):
+        view = transform(inputs)
+        seen.append(view)  # the graph's own memory: its last replay's views
+        return view
+
+    pgd = LinfPGD(frozen(setting[0].to(device)), step_size=0.0, epsilon=0.03, transform=watched)
+    views = []
+    for _ in range(3):
+        pgd.run_(x, torch.zeros_like(x), labels, steps=1)
+        views.append(seen[-1].clone())
+    assert not torch.equal(views[0], views[1])
+    assert not torch.equal(views[1], views[2])
 
 
 @pytest.mark.gpu

@@ -1,0 +1,44 @@
+"""What a network tells classes from: the input of its last linear layer, and the classes' means of it."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from pst_fast.attacks.base import CraftTask
+from pst_fast.attacks.pgd import perturbed_inputs
+from pst_fast.errors import InputError
+
+_CHUNK = 256
+
+
+def without_classifier(network: nn.Module, num_classes: int) -> nn.Module:
+    """A copy whose last linear layer hands its input on: the features that the classes are told from.
+
+    Raises:
+        InputError: The network's last linear layer has not as many outputs as there are classes.
+    """
+    network = copy.deepcopy(network)
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear or network.get_submodule(linear[-1]).out_features != num_classes:
+        name = type(network).__name__
+        raise InputError(f"{name}: expected a network that ends in a linear layer with {num_classes} outputs")
+    network.set_submodule(linear[-1], nn.Identity())
+    return network
+
+
+def class_means(task: CraftTask, model: nn.Module) -> Tensor:
+    """Mean outputs on the clean images of each class, fp32 [K,D]; zero for a class without images."""
+    labels = torch.from_numpy(task.data.labels).to(task.device)
+    sums: Tensor | None = None
+    for start in range(0, len(labels), _CHUNK):
+        images = torch.from_numpy(task.data.images[start : start + _CHUNK]).to(task.device)
+        x = images.permute(0, 3, 1, 2).float().div_(255)
+        with torch.no_grad():
+            features = model(perturbed_inputs(x, torch.zeros_like(x))).float()
+        if sums is None:
+            sums = features.new_zeros(len(task.data.classes), features.shape[1])
+        sums.index_add_(0, labels[start : start + _CHUNK], features)
+    assert sums is not None
+    counts = labels.bincount(minlength=len(task.data.classes)).clamp(min=1)
+    return sums / counts.unsqueeze(1)
