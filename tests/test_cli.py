@@ -160,6 +160,10 @@ def quiet() -> Terminal:
         (["--learning-rate", "0"], ["--learning-rate 0", "more than 0"]),
         (["--learning-rate", "nan"], ["--learning-rate nan"]),
         (["--label-smoothing", "1"], ["--label-smoothing 1", "less than 1"]),
+        (["--perturbation", "missing.pt"], ["--perturbation missing.pt", "there is none"]),
+        (["--layout", "sample-last-images"], ["--layout sample-last-images", "expected --perturbation"]),
+        (["--perturbation", "missing.pt", "--layout", "nchw"], ["--layout 'nchw'", "sample-first-images"]),
+        (["--attacks", "file"], ["--attacks file", "expected --perturbation"]),
         (["--weight-decay", "-1"], ["--weight-decay -1", "at least 0"]),
     ],
 )
@@ -341,6 +345,17 @@ def test_a_row_holds_the_figures_of_its_cell(tmp_path: Path, stages: Stages) -> 
     assert {"prepare", "craft", "apply", "train"} <= set(row["seconds"])
     assert row["budget"]["linf"] == pytest.approx(8 / 255)
     assert row["folder"] == "train/lsp/pst-seed1"
+
+
+def test_a_published_file_is_an_attack(tmp_path: Path, stages: Stages) -> None:
+    path = tmp_path / "noise.npy"
+    np.save(path, np.full((4, 8, 8, 3), 2, np.int8))
+    options = {"perturbation": path, "defenses": ("erm",), "out": tmp_path / "out"}
+    rows = run(resolve(RunConfig(**options)), quiet())
+    assert [row["attack"] for row in rows] == ["file"]
+    assert rows[0]["budget"]["linf"] == 2 / 255
+    assert resolve(RunConfig(attacks=("lsp",), **options)).attacks == ("lsp", "file")
+    assert resolve(RunConfig(attacks=("file", "lsp"), **options)).attacks == ("file", "lsp")
 
 
 def test_none_stands_for_the_clean_data(tmp_path: Path, stages: Stages) -> None:

@@ -13,6 +13,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from pst_fast.cli.recipes import recipe_of
+from pst_fast.data.perturbations import FILE, LAYOUTS
 from pst_fast.errors import InputError
 from pst_fast.train.settings import TrainSettings
 
@@ -72,6 +73,13 @@ class RunConfig:
     data_seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Seed of the subset's draw."""
 
+    perturbation: Annotated[Path | None, _open("FILE", "none")] = None
+    """Published perturbations or poisoned images (.pt, .npy, .npz, .pkl): the attack "file"."""
+    layout: Annotated[str | None, _open("ROWS-CHANNELS-CONTENT", "found out")] = None
+    """How to read them, such as sample-first-perturbation."""
+    apply_mode: Literal["paper", "released"] = "paper"
+    """Round them, or lose what the published loader of em loses."""
+
     epsilon: Annotated[str | None, _open("E", "each paper's")] = None
     """Budget of the attacks on [0,1] images, such as 8/255 or 0.03."""
     preset: Annotated[Literal["fast", "paper"] | None, _by_dataset("fast|paper")] = None
@@ -127,6 +135,9 @@ class Plan:
     attacks: tuple[str, ...]
     defenses: tuple[str, ...]
     seeds: tuple[int, ...]
+    perturbation: Path | None
+    layout: str | None
+    apply_mode: Literal["paper", "released"]
     epsilon: float | None
     preset: Literal["fast", "paper"]
     surrogate: str
@@ -153,7 +164,7 @@ def resolve(config: RunConfig) -> Plan:
         value = getattr(config, name)
         return kind(getattr(recipe, name) if value is None else value)
 
-    attacks, defenses = given("attacks", tuple), given("defenses", tuple)
+    attacks, defenses = _attacks(config, given("attacks", tuple)), given("defenses", tuple)
     for flag, names in (("--attacks", attacks), ("--defenses", defenses), ("--seeds", config.seeds)):
         _check_list(flag, names)
     for name in defenses:
@@ -193,6 +204,9 @@ def resolve(config: RunConfig) -> Plan:
         attacks=attacks,
         defenses=defenses,
         seeds=tuple(_seed(word) for word in config.seeds),
+        perturbation=config.perturbation,
+        layout=config.layout,
+        apply_mode=config.apply_mode,
         epsilon=epsilon,
         preset="fast" if given("preset", str) == "fast" else "paper",
         surrogate=surrogate,
@@ -204,13 +218,28 @@ def resolve(config: RunConfig) -> Plan:
     )
 
 
+def _attacks(config: RunConfig, attacks: tuple[str, ...]) -> tuple[str, ...]:
+    """The attacks by name; with --perturbation ``file`` alone, or after those that are asked for."""
+    if config.perturbation is None:
+        for flag, value in (("--layout", config.layout), ("--attacks", FILE if FILE in attacks else None)):
+            if value is not None:
+                raise InputError(f"{flag} {value}: expected --perturbation FILE beside it")
+        return attacks
+    if config.layout is not None and config.layout not in LAYOUTS:
+        raise InputError(f"--layout {config.layout!r}: expected one of {', '.join(LAYOUTS)}")
+    if not config.perturbation.is_file():
+        raise InputError(f"--perturbation {config.perturbation}: expected a file, but there is none")
+    asked = config.attacks or ()
+    return asked if FILE in asked else (*asked, FILE)
+
+
 def settings_of(plan: Plan) -> dict[str, object]:
     """The plan as JSON values, for results.json."""
     settings = dataclasses.asdict(plan)
     train = settings.pop("train")
     for name in ("defense", "seed"):
         del train[name]
-    for name in ("data_dir", "out", "device"):
+    for name in ("data_dir", "perturbation", "out", "device"):
         settings[name] = None if settings[name] is None else str(settings[name])
     return settings | train
 
@@ -235,7 +264,7 @@ def parse_epsilon(text: str | None) -> float | None:
 def _check_attacks(names: tuple[str, ...], epsilon: float | None) -> None:
     from pst_fast.attacks.base import ATTACKS
 
-    norms = {name: ATTACKS[name].norm for name in names if name != NO_ATTACK}
+    norms = {name: ATTACKS[name].norm for name in names if name not in (NO_ATTACK, FILE)}
     if epsilon is None:
         return
     if len(set(norms.values())) > 1:

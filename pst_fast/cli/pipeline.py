@@ -10,6 +10,7 @@ from typing import Any
 
 from pst_fast.cli.config import NO_ATTACK, Plan, settings_of
 from pst_fast.cli.terminal import Report, Terminal, clock, with_time_left
+from pst_fast.data.perturbations import FILE
 from pst_fast.errors import InputError
 from pst_fast.files import write_json
 from pst_fast.manifest import MANIFEST, environment, read_manifest
@@ -62,7 +63,7 @@ def _check_budgets(plan: Plan, clean: Path) -> None:
 
     size = read_manifest(clean)["facts"]["image_size"]
     for attack in plan.attacks:
-        if attack != NO_ATTACK:
+        if attack not in (NO_ATTACK, FILE):
             ATTACKS[attack].resolve_epsilon(plan.epsilon, size, size)
 
 
@@ -114,10 +115,19 @@ def _poison(plan: Plan, terminal: Terminal, attack: str, seed: int, clean: Path)
             progress=with_time_left(report),
         )
 
+    def take(report: Report) -> Path:
+        assert plan.perturbation is not None
+        return bank.import_bank(
+            folder / "bank", clean, plan.perturbation, layout=plan.layout, apply_mode=plan.apply_mode
+        )
+
     def apply(report: Report) -> Path:
         return bank.apply(folder / "poisoned", clean, folder / "bank")
 
-    _stage(terminal, f"craft {attack} seed {seed}", folder / "bank", craft)
+    if attack == FILE:
+        _stage(terminal, f"read {plan.perturbation}", folder / "bank", take)
+    else:
+        _stage(terminal, f"craft {attack} seed {seed}", folder / "bank", craft)
     return _stage(terminal, f"apply {attack} seed {seed}", folder / "poisoned", apply)
 
 
@@ -167,6 +177,8 @@ def _found(manifest: Mapping[str, Any]) -> list[str]:
             f"measured Linf {budget['linf'] * 255:.0f}/255",
             f"L2 {budget['l2']:.2f}",
             f"{budget['pixels']} pixels",
+            *([f"read as {facts['layout']}"] if "layout" in facts else []),
+            *facts.get("findings", []),
         ]
     if kind == "train":
         return [f"last {facts['last_accuracy']:.1%}", f"best {facts['best_accuracy']:.1%}"]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from pst_fast.attacks.base import ATTACKS, Attack, CraftTask
+from pst_fast.data.perturbations import FILE, ApplyMode, load_perturbation
 from pst_fast.data.types import ImageSet
 from pst_fast.errors import InputError
 from pst_fast.files import replacing, sha256
@@ -121,22 +122,71 @@ def craft(
             "paper": kind.paper,
             "norm": kind.norm,
             "epsilon": budget,
-            "class_conditional": kind.class_conditional,
-            "num_samples": len(data),
-            "num_classes": len(data.classes),
             "device": device.type,
             "craft_seconds": seconds,
             **task.facts,
         }
-        bank = Bank(folder, perturbation, kind.class_conditional, facts, None)
-        facts["budget"] = _measure(_applied(data, bank))
+        facts = _write(folder, perturbation, kind.class_conditional, facts, data)
         _check_budget(attack, kind, budget, facts["budget"], data.images.shape)
-        with replacing(folder / PERTURBATION) as temporary, temporary.open("wb") as stream:
-            np.save(stream, perturbation, allow_pickle=False)
         shutil.rmtree(task.folder)
         return facts
 
     return build_stage(output, "craft", parameters, {"clean": _stage(clean)}, build)
+
+
+def import_bank(
+    output: Path, clean: Path, path: Path, *, layout: str | None = None, apply_mode: ApplyMode = "paper"
+) -> Path:
+    """Make the bank ``output`` of perturbations, or poisoned images, that somebody else has published.
+
+    Args:
+        output: The bank's folder.
+        clean: A folder made by :func:`pst_fast.data.prepare.prepare`.
+        path: The file; see :func:`pst_fast.data.perturbations.load_perturbation`.
+        layout: How to read it, or None to find out.
+        apply_mode: Whether to round or to do as the released loader does.
+
+    Returns:
+        ``output``. The manifest's facts are those of :func:`craft` (attack ``file``, norm ``linf``, epsilon
+        as measured), ``layout`` as the file was read, and ``findings``, sentences about what looks wrong.
+
+    Raises:
+        InputError: The file or ``clean`` cannot be used.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: expected a file, but there is none")
+    parameters = {"attack": FILE, "file": sha256(path), "layout": layout, "apply_mode": apply_mode}
+
+    def build(folder: Path) -> dict[str, Any]:
+        data, started = _load_clean(clean), time.perf_counter()
+        found = load_perturbation(path, data, layout=layout, apply_mode=apply_mode)
+        facts: dict[str, Any] = {
+            "attack": FILE,
+            "norm": "linf",
+            "layout": str(found.layout),
+            "findings": list(found.findings),
+            "craft_seconds": time.perf_counter() - started,
+        }
+        facts = _write(folder, found.steps, found.class_conditional, facts, data)
+        return facts | {"epsilon": facts["budget"]["linf"]}
+
+    return build_stage(output, "craft", parameters, {"clean": _stage(clean)}, build)
+
+
+def _write(
+    folder: Path, perturbation: np.ndarray, class_conditional: bool, facts: dict[str, Any], data: ImageSet
+) -> dict[str, Any]:
+    """Write the perturbations of a bank; its facts, with what was measured."""
+    bank = Bank(folder, perturbation, class_conditional, facts, None)
+    with replacing(folder / PERTURBATION) as temporary, temporary.open("wb") as stream:
+        np.save(stream, perturbation, allow_pickle=False)
+    return {
+        **facts,
+        "class_conditional": class_conditional,
+        "num_samples": len(data),
+        "num_classes": len(data.classes),
+        "budget": _measure(_applied(data, bank)),
+    }
 
 
 def apply(output: Path, clean: Path, bank: Path) -> Path:

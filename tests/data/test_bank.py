@@ -12,7 +12,7 @@ import torch
 from pst_fast.attacks.alternation import Recipe
 from pst_fast.attacks.base import ATTACKS, Attack
 from pst_fast.data import bank as bank_module
-from pst_fast.data.bank import apply, craft, load_bank, measure_budget
+from pst_fast.data.bank import apply, craft, import_bank, load_bank, measure_budget
 from pst_fast.data.beton import read_beton, write_beton
 from pst_fast.errors import InputError
 from pst_fast.manifest import build_stage, read_manifest
@@ -330,3 +330,31 @@ def test_a_bank_of_another_size(tmp_path, clean, lsp):
     path.write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"expected perturbations of shape \[30, 16, 16, 3\]"):
         apply(tmp_path / "poisoned", clean, tmp_path / "small")
+
+
+@pytest.mark.parametrize("content", ["perturbation", "images"])
+def test_a_published_file_gives_the_same_poisoned_set(content, tmp_path, clean, lsp):
+    applied = apply(tmp_path / "applied", clean, lsp)
+    ours, poisoned = load_bank(lsp), read_beton(applied / "train.beton")
+    whole = np.zeros((7 * COUNT, 3, SIZE, SIZE), np.uint8 if content == "images" else np.int16)
+    rows = poisoned.gather(np.arange(COUNT)) if content == "images" else ours.perturbation
+    whole[7 * np.arange(COUNT)] = np.asarray(rows).transpose(0, 3, 1, 2)
+    torch.save(torch.from_numpy(whole), tmp_path / "noise.pt")
+    bank = import_bank(tmp_path / "imported", clean, tmp_path / "noise.pt")
+    facts = load_bank(bank).facts
+    assert facts["attack"] == "file"
+    assert facts["layout"] == f"sample-first-{content}"
+    assert facts["findings"] == []
+    assert facts["budget"] == ours.facts["budget"]
+    assert facts["epsilon"] == facts["budget"]["linf"]
+    again = apply(tmp_path / "again", clean, bank)
+    assert (again / "train.beton").read_bytes() == (applied / "train.beton").read_bytes()
+
+
+def test_a_file_that_does_not_fit_leaves_nothing(tmp_path, clean):
+    np.save(tmp_path / "noise.npy", np.zeros((5, 3, SIZE, SIZE), np.int8))
+    with pytest.raises(InputError, match=r"expected rows for 204 samples or 3 classes"):
+        import_bank(tmp_path / "imported", clean, tmp_path / "noise.npy")
+    assert not list(tmp_path.glob("imported*"))
+    with pytest.raises(InputError, match="expected a file, but there is none"):
+        import_bank(tmp_path / "imported", clean, tmp_path / "missing.npy")
