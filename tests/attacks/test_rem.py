@@ -68,7 +68,7 @@ def test_noise_teaches_random_labels(name, image_set, make_task, monkeypatch):
     monkeypatch.setitem(ATTACKS[name].recipes, "fast", recipe)
     task = make_task(image_set(64, num_classes=4), epsilon=32 / 255)
     ATTACKS[name]().craft(task)
-    assert task.facts["train_error"] < 0.4
+    assert task.facts["train_error"] < 0.55  # 0.75 by chance
 
 
 @pytest.mark.parametrize("name", ["rem", "sem"])
