@@ -73,8 +73,8 @@ class RunConfig:
     data_seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Seed of the subset's draw."""
 
-    perturbation: Annotated[Path | None, _open("FILE", "none")] = None
-    """Published perturbations or poisoned images (.pt, .npy, .npz, .pkl): the attack "file"."""
+    perturbation: Annotated[Path | None, _open("PATH", "none")] = None
+    """Published perturbations or poisoned images, a file (.pt, .npy, .npz, .pkl) or a folder."""
     layout: Annotated[str | None, _open("ROWS-CHANNELS-CONTENT", "found out")] = None
     """How to read them, such as sample-first-perturbation."""
     apply_mode: Literal["paper", "released"] = "paper"
@@ -227,8 +227,10 @@ def _attacks(config: RunConfig, attacks: tuple[str, ...]) -> tuple[str, ...]:
         return attacks
     if config.layout is not None and config.layout not in LAYOUTS:
         raise InputError(f"--layout {config.layout!r}: expected one of {', '.join(LAYOUTS)}")
-    if not config.perturbation.is_file():
-        raise InputError(f"--perturbation {config.perturbation}: expected a file, but there is none")
+    if not config.perturbation.exists():
+        raise InputError(
+            f"--perturbation {config.perturbation}: expected a file or folder, but there is none"
+        )
     asked = config.attacks or ()
     return asked if FILE in asked else (*asked, FILE)
 

@@ -17,6 +17,7 @@ import torch
 
 from pst_fast.attacks.base import ATTACKS, Attack, CraftTask
 from pst_fast.data.perturbations import FILE, ApplyMode, load_perturbation
+from pst_fast.data.published import fingerprint
 from pst_fast.data.types import ImageSet
 from pst_fast.errors import InputError
 from pst_fast.files import replacing, sha256
@@ -142,7 +143,7 @@ def import_bank(
     Args:
         output: The bank's folder.
         clean: A folder made by :func:`pst_fast.data.prepare.prepare`.
-        path: The file; see :func:`pst_fast.data.perturbations.load_perturbation`.
+        path: A file or a folder, see :func:`pst_fast.data.perturbations.load_perturbation`; or a bank.
         layout: How to read it, or None to find out.
         apply_mode: Whether to round or to do as the released loader does.
 
@@ -153,21 +154,24 @@ def import_bank(
     Raises:
         InputError: The file or ``clean`` cannot be used.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: expected a file, but there is none")
-    parameters = {"attack": FILE, "file": sha256(path), "layout": layout, "apply_mode": apply_mode}
+    if not path.exists():
+        raise InputError(f"{path}: expected a file or a folder, but there is none")
+    parameters = {"attack": FILE, "file": fingerprint(path), "layout": layout, "apply_mode": apply_mode}
 
     def build(folder: Path) -> dict[str, Any]:
         data, started = _load_clean(clean), time.perf_counter()
-        found = load_perturbation(path, data, layout=layout, apply_mode=apply_mode)
-        facts: dict[str, Any] = {
-            "attack": FILE,
-            "norm": "linf",
-            "layout": str(found.layout),
-            "findings": list(found.findings),
-            "craft_seconds": time.perf_counter() - started,
-        }
-        facts = _write(folder, found.steps, found.class_conditional, facts, data)
+        facts: dict[str, Any] = {"attack": FILE, "norm": "linf"}
+        if (path / MANIFEST).is_file():
+            own = load_bank(path)
+            check_match(own, data, read_manifest(clean)["outputs"].get("train.beton"), clean)
+            steps, class_conditional = np.array(own.perturbation), own.class_conditional
+            facts |= {"layout": "bank", "findings": []}
+        else:
+            found = load_perturbation(path, data, layout=layout, apply_mode=apply_mode)
+            steps, class_conditional = found.steps, found.class_conditional
+            facts |= {"layout": str(found.layout), "findings": list(found.findings)}
+        facts["craft_seconds"] = time.perf_counter() - started
+        facts = _write(folder, steps, class_conditional, facts, data)
         return facts | {"epsilon": facts["budget"]["linf"]}
 
     return build_stage(output, "craft", parameters, {"clean": _stage(clean)}, build)
@@ -185,7 +189,7 @@ def _write(
         "class_conditional": class_conditional,
         "num_samples": len(data),
         "num_classes": len(data.classes),
-        "budget": _measure(_applied(data, bank)),
+        "budget": _measure(apply_bank(data, bank)),
     }
 
 
@@ -203,8 +207,8 @@ def apply(output: Path, clean: Path, bank: Path) -> Path:
 
         loaded = load_bank(bank)
         data = _load_clean(clean)
-        _check_match(loaded, data, read_manifest(clean)["outputs"].get("train.beton"), clean)
-        poisoned = (chunk for _, chunk in _applied(data, loaded))
+        check_match(loaded, data, read_manifest(clean)["outputs"].get("train.beton"), clean)
+        poisoned = (chunk for _, chunk in apply_bank(data, loaded))
         write_beton(folder / "train.beton", poisoned, data.labels, data.index)
         facts = read_manifest(clean)["facts"]
         return {
@@ -279,7 +283,8 @@ def _measure(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]
     }
 
 
-def _applied(data: ImageSet, bank: Bank) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def apply_bank(data: ImageSet, bank: Bank) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Chunks of the clean and the poisoned images, uint8 [n,H,W,3], in the order of ``data``."""
     for some in _slices(data.images.shape):
         clean = data.images[some]
         total = bank.rows(data.labels, some.start, some.stop) + clean.astype(np.int16)
@@ -326,7 +331,8 @@ def _map_array(path: Path) -> np.ndarray:
     return array
 
 
-def _check_match(bank: Bank, data: ImageSet, clean_sha256: str | None, clean: Path) -> None:
+def check_match(bank: Bank, data: ImageSet, clean_sha256: str | None, clean: Path) -> None:
+    """Raise InputError unless the bank was made for these images, of a ``train.beton`` with that hash."""
     rows = len(data.classes) if bank.class_conditional else len(data)
     expected = (rows, *data.images.shape[1:])
     if bank.perturbation.shape != expected:

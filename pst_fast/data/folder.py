@@ -49,7 +49,7 @@ class FolderSource:
             files: list[Path] = []
             counts: list[int] = []
             for label in self.classes:
-                found = _images_below(root / label)
+                found = images_below(root / label)
                 if not found:
                     raise InputError(f"{root / label}: expected at least one image, got none")
                 files += [path for path, _ in found]
@@ -127,7 +127,7 @@ def _same_classes(classes: Sequence[str], train: Path, test: Path) -> None:
         raise InputError(f"{test}: expected every class that {train} holds, got no class {label!r}")
 
 
-def _images_below(root: Path) -> list[tuple[Path, int]]:
+def images_below(root: Path) -> list[tuple[Path, int]]:
     """All images below a class's folder with their sizes in bytes, in ImageFolder's order."""
     images = []
     for folder, _, names in sorted(os.walk(root, followlinks=True)):

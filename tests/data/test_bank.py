@@ -356,5 +356,5 @@ def test_a_file_that_does_not_fit_leaves_nothing(tmp_path, clean):
     with pytest.raises(InputError, match=r"expected rows for 204 samples or 3 classes"):
         import_bank(tmp_path / "imported", clean, tmp_path / "noise.npy")
     assert not list(tmp_path.glob("imported*"))
-    with pytest.raises(InputError, match="expected a file, but there is none"):
+    with pytest.raises(InputError, match="expected a file or a folder, but there is none"):
         import_bank(tmp_path / "imported", clean, tmp_path / "missing.npy")
