@@ -55,10 +55,20 @@ class Alternation(ABC):
         storage = task.device if self._fits_on_the_device() else torch.device("cpu")
         self.images = torch.from_numpy(np.ascontiguousarray(task.data.images)).to(storage)
         self.labels = torch.from_numpy(np.ascontiguousarray(task.data.labels)).to(storage)
-        self.surrogate = Surrogate(task, learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
+        self.surrogate = Surrogate(
+            task, learning_rate=0.1, momentum=0.9, weight_decay=5e-4, adapt=self._adapt
+        )
         self.order = BatchOrder(len(task.data), recipe.batch_size, task.seed)
         self.train_batches = recipe.train_batches or len(task.data) // self.order.batch_size
         self.transform: Transform | None = None
+
+    def _adapt(self, network: nn.Module) -> nn.Module:
+        """The network that is trained, made of the task's."""
+        return network
+
+    def _learn(self, inputs: Tensor, labels: Tensor) -> None:
+        """One step of the network on perturbed inputs."""
+        self.surrogate.train_step(self.transform(inputs) if self.transform else inputs, labels)
 
     def _fits_on_the_device(self) -> bool:
         """Whether the images and one byte for each of their values are at most half of its free memory."""
@@ -109,8 +119,7 @@ class Alternation(ABC):
             self._tell(0.1 * number / self.train_batches, "the network learns")
             rows = torch.from_numpy(self.order[self.round * self.train_batches + number])
             x, labels = self.batch(rows)
-            inputs = perturbed_inputs(x, self.perturbation(rows))
-            self.surrogate.train_step(self.transform(inputs) if self.transform else inputs, labels)
+            self._learn(perturbed_inputs(x, self.perturbation(rows)), labels)
 
     def descent(self) -> LinfPGD:
         """Steps that reduce the loss of the network as it is now."""

@@ -1,6 +1,7 @@
 """What a network tells classes from: the input of its last linear layer, and the classes' means of it."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,18 @@ def without_classifier(network: nn.Module, num_classes: int) -> nn.Module:
     Raises:
         InputError: The network's last linear layer has not as many outputs as there are classes.
     """
+    return with_head(network, num_classes, lambda features: nn.Identity())
+
+
+def with_head(network: nn.Module, num_classes: int, head: Callable[[int], nn.Module]) -> nn.Module:
+    """A copy with ``head(number of features)`` in the last linear layer's place; raises as above."""
     network = copy.deepcopy(network)
-    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if not linear or network.get_submodule(linear[-1]).out_features != num_classes:
+    linear = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear or linear[-1][1].out_features != num_classes:
         name = type(network).__name__
         raise InputError(f"{name}: expected a network that ends in a linear layer with {num_classes} outputs")
-    network.set_submodule(linear[-1], nn.Identity())
+    place, layer = linear[-1]
+    network.set_submodule(place, head(layer.in_features))
     return network
 
 

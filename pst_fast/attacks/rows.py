@@ -38,9 +38,20 @@ def craft_rows(
     Returns:
         int8 or int16 [N,H,W,3], a mapped file; the share that came out as it should.
     """
-    images, count = task.data.images, len(task.data)
-    height, width = images.shape[1:3]
+    height, width = task.data.images.shape[1:3]
     batch = crafting_batch(model, height, width, task.device)
+    return craft_blocks(task, epsilon, batch, lambda x, labels, start: craft(x, labels), after)
+
+
+def craft_blocks(
+    task: CraftTask,
+    epsilon: float,
+    batch: int,
+    craft: Callable[[Tensor, Tensor, int], Crafted],
+    after: float,
+) -> tuple[np.ndarray, float]:
+    """The same for blocks of ``batch`` images; ``craft`` is told the row of a block's first one too."""
+    images, count = task.data.images, len(task.data)
     path, state = task.folder / STEPS, load_state(task.folder / STATE)
     done, good = (state["done"], state["good"]) if state else (0, 0)
     dtype = np.int8 if linf_steps(epsilon) <= 127 else np.int16
@@ -54,7 +65,7 @@ def craft_rows(
         x = torch.from_numpy(np.ascontiguousarray(images[some])).to(task.device)
         labels = torch.from_numpy(np.ascontiguousarray(task.data.labels[some])).to(task.device)
         with seeded(task.seed + 1 + start, task.device):
-            delta, hits = craft(x.permute(0, 3, 1, 2).float().div_(255), labels)
+            delta, hits = craft(x.permute(0, 3, 1, 2).float().div_(255), labels, start)
         steps[some] = round_to_ball(delta.permute(0, 2, 3, 1).cpu().numpy(), epsilon)
         good += int(hits)
         if number % max(1, count // batch // SAVES) == 0:

@@ -1,6 +1,6 @@
 """The network that an attack trains: its weights, its optimizer, its batches, and their state on disk."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pst_fast.attacks.base import CraftTask
 from pst_fast.data.types import epoch_order
@@ -41,18 +41,26 @@ class Surrogate:
         learning_rate: Of SGD.
         momentum: Of SGD.
         weight_decay: Of SGD.
+        adapt: From the task's network, with an output for each class, to the one that is trained.
     """
 
     def __init__(
-        self, task: CraftTask, *, learning_rate: float, momentum: float, weight_decay: float
+        self,
+        task: CraftTask,
+        *,
+        learning_rate: float,
+        momentum: float,
+        weight_decay: float,
+        adapt: Callable[[nn.Module], nn.Module] = lambda network: network,
     ) -> None:
         with seeded(task.seed, task.device):
-            self.model = create_model(
+            network = create_model(
                 task.model,
                 num_classes=len(task.data.classes),
                 width=task.width,
                 image_size=max(task.data.images.shape[1:3]),
             )
+            self.model = adapt(network)
         self.model.to(task.device).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay
@@ -60,9 +68,13 @@ class Surrogate:
 
     def train_step(self, inputs: Tensor, labels: Tensor) -> None:
         """One step of SGD on the cross-entropy of normalised images [B,3,H,W]."""
+        self.descend(inputs, lambda outputs: F.cross_entropy(outputs, labels))
+
+    def descend(self, inputs: Tensor, loss_of: Callable[[Tensor], Tensor]) -> None:
+        """One step of SGD on a loss of the outputs for normalised images [B,3,H,W]."""
         self.model.train()
         with autocast(inputs.device):
-            loss = F.cross_entropy(self.model(inputs), labels)
+            loss = loss_of(self.model(inputs))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

@@ -11,7 +11,9 @@ import torch
 
 from pst_fast.attacks.alternation import Recipe
 from pst_fast.attacks.base import ATTACKS, CraftTask
+from pst_fast.attacks.dc import Recipe as DeepRecipe
 from pst_fast.attacks.fixed import Recipe as FixedRecipe
+from pst_fast.attacks.gue import Recipe as GameRecipe
 from pst_fast.attacks.reference import Training
 from pst_fast.attacks.rem import Recipe as DisturbedRecipe
 from pst_fast.attacks.sep import Recipe as EnsembleRecipe
@@ -23,7 +25,7 @@ TINY = Recipe(steps=2, relative_step=0.4, train_batches=4, max_rounds=3, batch_s
 @pytest.fixture(autouse=True)
 def tiny_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast presets with a few batches of a few images."""
-    for name in ("em", "aue"):
+    for name in ("em", "aue", "tue"):
         monkeypatch.setitem(ATTACKS[name].recipes, "fast", TINY)
     fixed = FixedRecipe(Training(3, batch_size=16), steps=6, relative_step=0.3)
     monkeypatch.setitem(ATTACKS["tap"].recipes, "fast", replace(fixed, restarts=2))
@@ -31,6 +33,12 @@ def tiny_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("hypo", "entf"):
         recipe = replace(fixed, training=replace(fixed.training, adversary=2 / 255, adversary_steps=1))
         monkeypatch.setitem(ATTACKS[name].recipes, "fast", recipe)
+    games = {
+        "dc": DeepRecipe(trials=3, batches=2, batch_size=16, width=8),
+        "gue": GameRecipe(4, replies=1, batch_size=16, width=8),
+    }
+    for name, game in games.items():
+        monkeypatch.setitem(ATTACKS[name].recipes, "fast", game)
     ensemble = EnsembleRecipe(fixed.training, checkpoints=2, steps=2, relative_step=0.5)
     monkeypatch.setitem(ATTACKS["sep"].recipes, "fast", ensemble)
     disturbed = DisturbedRecipe(
