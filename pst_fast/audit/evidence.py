@@ -14,7 +14,7 @@ from pst_fast.ops import View
 
 NETWORK = "network"
 VIEW = View.jpeg(10)
-THRESHOLD = 0.18
+THRESHOLD = 0.19
 """Score from which on images count as poisoned; see docs/audit.md for how often that is wrong."""
 FITTED = 0.7
 """Share of the images that learners are fit to; they are asked about the others."""
@@ -55,8 +55,9 @@ class Evidence:
 
     @property
     def score(self) -> float:
-        """How far the best learner of the images as they are is above the best one under the view."""
-        return max(self.accuracy.values()) - max(self.under_view.values())
+        """The most that a learner loses which, of the images as they are, beats all learners of the view."""
+        best = max(self.under_view.values())
+        return max((self.lost[name] for name, value in self.accuracy.items() if value >= best), default=0.0)
 
     @property
     def poisoned(self) -> bool:

@@ -87,3 +87,29 @@ def make_task(tmp_path: Path) -> Callable[..., CraftTask]:
         return CraftTask(data=data, **{**defaults, **fields})
 
     return make
+
+
+@pytest.fixture
+def killed_and_resumed(
+    make_task: Callable[..., CraftTask], tmp_path: Path
+) -> Callable[[str, ImageSet, str], None]:
+    """Function that stops a craft at some words of its progress; it goes on from there to the same bytes."""
+
+    def check(name: str, data: ImageSet, words: str) -> None:
+        def stop(fraction: float, told: str) -> None:
+            if told.startswith(words):
+                raise KeyboardInterrupt
+
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        for folder in (whole, killed):
+            folder.mkdir()
+        expected = np.array(ATTACKS[name]().craft(make_task(data, folder=whole)))
+        with pytest.raises(KeyboardInterrupt):
+            ATTACKS[name]().craft(make_task(data, folder=killed, progress=stop))
+        torch.manual_seed(5)
+        told: list[str] = []
+        resumed = make_task(data, folder=killed, progress=lambda fraction, words: told.append(words))
+        assert np.array_equal(np.array(ATTACKS[name]().craft(resumed)), expected)
+        assert told[0].startswith(words)
+
+    return check

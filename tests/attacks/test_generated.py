@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -121,23 +120,8 @@ def test_gue_moves_generator_and_network_towards_a_trap(image_set, make_task):
 
 
 @pytest.mark.parametrize(("name", "words"), [("dc", "trial 2"), ("gue", "batch 6")])
-def test_a_killed_craft_goes_on_to_the_same_bytes(name, words, image_set, make_task, tmp_path):
-    data, folders = image_set(36), (tmp_path / "whole", tmp_path / "killed")
-    for folder in folders:
-        folder.mkdir()
-    whole = np.array(ATTACKS[name]().craft(make_task(data, folder=folders[0])))
-
-    def stop(fraction, told):
-        if told.startswith(words):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ATTACKS[name]().craft(make_task(data, folder=folders[1], progress=stop))
-    torch.manual_seed(5)
-    told = []
-    resumed = make_task(data, folder=folders[1], progress=lambda fraction, words: told.append(words))
-    assert np.array_equal(np.array(ATTACKS[name]().craft(resumed)), whole)
-    assert told[0].startswith(words)
+def test_a_killed_craft_goes_on_to_the_same_bytes(name, words, image_set, killed_and_resumed):
+    killed_and_resumed(name, image_set(36), words)
 
 
 @pytest.mark.parametrize("name", ["dc", "gue"])

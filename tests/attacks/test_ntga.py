@@ -49,23 +49,9 @@ def test_rows_are_where_their_images_are(image_set, make_task, monkeypatch):
     assert np.array_equal(steps[order[:8]], expected)
 
 
-def test_a_killed_craft_goes_on_to_the_same_bytes(image_set, make_task, tmp_path, monkeypatch):
+def test_a_killed_craft_goes_on_to_the_same_bytes(image_set, killed_and_resumed, monkeypatch):
     monkeypatch.setitem(RECIPES, "fast", replace(RECIPES["fast"], block=8, steps=2))
-    data, folders = image_set(36), (tmp_path / "whole", tmp_path / "killed")
-    for folder in folders:
-        folder.mkdir()
-    whole = ATTACKS["ntga"]().craft(make_task(data, folder=folders[0]))
-
-    def stop(fraction, told):
-        if told.startswith("image 25"):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ATTACKS["ntga"]().craft(make_task(data, folder=folders[1], progress=stop))
-    told = []
-    resumed = make_task(data, folder=folders[1], progress=lambda fraction, words: told.append(words))
-    assert np.array_equal(ATTACKS["ntga"]().craft(resumed), whole)
-    assert told[0].startswith("image 25")
+    killed_and_resumed("ntga", image_set(36), "image 25")
 
 
 def test_one_image(image_set, make_task):

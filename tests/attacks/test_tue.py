@@ -39,20 +39,5 @@ def test_perturbations_come_apart_by_class(image_set, make_task):
     assert separability(steps, labels) < 0.7 * by_chance
 
 
-def test_a_killed_craft_goes_on_to_the_same_bytes(image_set, make_task, tmp_path):
-    data, folders = image_set(36), (tmp_path / "whole", tmp_path / "killed")
-    for folder in folders:
-        folder.mkdir()
-    whole = np.array(ATTACKS["tue"]().craft(make_task(data, folder=folders[0])))
-
-    def stop(fraction, told):
-        if told.startswith("round 3"):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ATTACKS["tue"]().craft(make_task(data, folder=folders[1], progress=stop))
-    torch.manual_seed(5)
-    told = []
-    resumed = make_task(data, folder=folders[1], progress=lambda fraction, words: told.append(words))
-    assert np.array_equal(np.array(ATTACKS["tue"]().craft(resumed)), whole)
-    assert told[0].startswith("round 3")
+def test_a_killed_craft_goes_on_to_the_same_bytes(image_set, killed_and_resumed):
+    killed_and_resumed("tue", image_set(36), "round 3")

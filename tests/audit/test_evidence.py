@@ -52,10 +52,14 @@ def test_each_kind_of_shortcut_is_seen(name: str, learner: str, tmp_path) -> Non
     assert NETWORK not in evidence.accuracy
 
 
-def test_the_score_compares_the_best_learners() -> None:
+def test_the_score_is_what_a_learner_loses_that_beats_the_view() -> None:
     evidence = Evidence({"pixels": 0.9, "texture": 0.5}, {"pixels": 0.75, "texture": 0.2}, {}, {}, 100)
-    assert evidence.score == pytest.approx(0.15)
+    assert evidence.score == pytest.approx(0.15), "texture loses more, but pixels under the view beat it"
     assert not evidence.poisoned
+    evidence = Evidence({"pixels": 0.8, "texture": 0.78}, {"pixels": 0.75, "texture": 0.4}, {}, {}, 100)
+    assert evidence.score == pytest.approx(0.38)
+    assert evidence.poisoned
+    assert Evidence({"pixels": 0.3}, {"pixels": 0.4}, {}, {}, 100).score == 0
     assert evidence.kind == KINDS["texture"]
 
 
