@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(config: ExportConfig) -> None:
     from pst_fast.data.export import export
 
-    clean = config.bank.absolute().parents[2] / "clean" if config.clean is None else config.clean
+    clean = config.bank / "../../../clean" if config.clean is None else config.clean
     try:
         written = export(config.bank, clean, config.out, form=config.format)
     except (OSError, RuntimeError) as error:

@@ -1,6 +1,7 @@
 """What an attack is: a function from clean images to integer perturbations."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +43,16 @@ class CraftTask:
     progress: Callable[[float, str], None] = field(default=lambda fraction, words: None)
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def batch(self, rows: np.ndarray | slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """x, fp32 [B,3,H,W] channels_last in [0,1], and labels, int64 [B], of some images, on the device."""
+        images, labels = (
+            torch.from_numpy(np.ascontiguousarray(array[rows])).to(self.device)
+            for array in (self.data.images, self.data.labels)
+        )
+        return images.permute(0, 3, 1, 2).float().div_(255), labels
 
-class Attack:
+
+class Attack(ABC):
     """Base of all attacks. A subclass is one file; it registers itself with ``@ATTACKS.register(name)``.
 
     Attributes:
@@ -106,6 +115,7 @@ class Attack:
             )
         return float(epsilon)
 
+    @abstractmethod
     def craft(self, task: CraftTask) -> np.ndarray:
         """Make the perturbations.
 
@@ -117,7 +127,6 @@ class Attack:
         Raises:
             InputError: The task's budget is out of range.
         """
-        raise NotImplementedError
 
 
 ATTACKS: Registry[type[Attack]] = Registry("attack", "pst_fast.attacks")

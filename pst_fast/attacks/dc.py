@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pst_fast.attacks.base import ATTACKS, CraftTask
-from pst_fast.attacks.generated import SHARE, GeneratedAttack, image_batch
+from pst_fast.attacks.generated import SHARE, GeneratedAttack
 from pst_fast.attacks.generator import Generator, create_generator
 from pst_fast.attacks.pgd import perturbed_inputs
 from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
@@ -76,7 +76,7 @@ class DeepConfuse(GeneratedAttack):
                 for number in range(batches):
                     done = (trial + number / batches) / recipe.trials
                     task.progress(SHARE * done, f"trial {trial + 1} of {recipe.trials}")
-                    x, labels = image_batch(task, order[trial * batches + number])
+                    x, labels = task.batch(order[trial * batches + number])
                     loss = lost(learner.model.train(), generator.train(), x, labels, recipe.learning_rate)
                     optimizer.zero_grad()
                     (-loss).backward()

@@ -39,8 +39,7 @@ def class_means(task: CraftTask, model: nn.Module) -> Tensor:
     labels = torch.from_numpy(task.data.labels).to(task.device)
     sums: Tensor | None = None
     for start in range(0, len(labels), _CHUNK):
-        images = torch.from_numpy(task.data.images[start : start + _CHUNK]).to(task.device)
-        x = images.permute(0, 3, 1, 2).float().div_(255)
+        x, _ = task.batch(slice(start, start + _CHUNK))
         with torch.no_grad():
             features = model(perturbed_inputs(x, torch.zeros_like(x))).float()
         if sums is None:

@@ -1,10 +1,8 @@
 """Attacks that train a generator against a network and then ask it for every sample's perturbation."""
 
 from abc import abstractmethod
-from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pst_fast.attacks.base import Attack, CraftTask
@@ -21,7 +19,6 @@ class GeneratedAttack(Attack):
 
     norm = "linf"
     uses_model = True
-    least_classes: ClassVar[int] = 2
 
     @abstractmethod
     def train_generator(self, task: CraftTask, epsilon: float) -> Generator:
@@ -29,7 +26,7 @@ class GeneratedAttack(Attack):
 
     def craft(self, task: CraftTask) -> np.ndarray:
         """Train the generator, then take what it makes of each image, batch by batch."""
-        if len(task.data.classes) < self.least_classes:
+        if len(task.data.classes) < 2:
             raise InputError(f"{type(self).__name__}: expected images of at least two classes, got one")
         epsilon = self.resolve_epsilon(task.epsilon, *task.data.images.shape[1:3])
         generator = self.train_generator(task, epsilon).eval().requires_grad_(False)
@@ -40,10 +37,3 @@ class GeneratedAttack(Attack):
         steps, _ = craft_rows(task, epsilon, generator, perturb, after=SHARE)
         task.progress(1.0, "all images perturbed")
         return steps
-
-
-def image_batch(task: CraftTask, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """x, fp32 [B,3,H,W] channels_last in [0,1], and labels, int64 [B], on the device."""
-    images = torch.from_numpy(task.data.images[rows]).to(task.device)
-    labels = torch.from_numpy(task.data.labels[rows]).to(task.device)
-    return images.permute(0, 3, 1, 2).float().div_(255), labels

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pst_fast.attacks.base import ATTACKS, CraftTask
-from pst_fast.attacks.generated import SHARE, GeneratedAttack, image_batch
+from pst_fast.attacks.generated import SHARE, GeneratedAttack
 from pst_fast.attacks.generator import Generator, create_generator
 from pst_fast.attacks.pgd import perturbed_inputs
 from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
@@ -79,7 +79,7 @@ class GameUnlearnableExamples(GeneratedAttack):
             optimizers[1].load_state_dict(state["optimizer"])
         for number in range(state["batches"] if state else 0, batches):
             task.progress(SHARE * number / batches, f"batch {number + 1} of {batches}")
-            x, labels = image_batch(task, order[number])
+            x, labels = task.batch(order[number])
             with seeded(task.seed + 1 + number, task.device):
                 move(generator.train(), follower.model.train(), optimizers, x, labels, recipe)
             if (number + 1) % max(1, batches // SAVES) == 0:

@@ -67,9 +67,7 @@ def train_reference(
                 done = (epoch + number / batches) / training.epochs
                 task.progress(share * done, f"reference network, epoch {epoch + 1}")
                 rows = order[epoch * batches + number]
-                images = torch.from_numpy(task.data.images[rows]).to(task.device)
-                labels = torch.from_numpy(task.data.labels[rows]).to(task.device)
-                x = images.permute(0, 3, 1, 2).float().div_(255)
+                x, labels = task.batch(rows)
                 inputs = transform(perturbed_inputs(x, torch.zeros_like(x)))
                 if adversary is not None:
                     x = (inputs.float() * STD + MEAN).clamp_(0, 1)

@@ -112,9 +112,7 @@ class DisturbedErrorMinimizing(Attack):
         radius = recipe.disturbance * epsilon / STD
         for step in range(state["steps"] if state else 0, recipe.train_steps):
             task.progress(0.7 * step / recipe.train_steps, f"batch {step + 1} of {recipe.train_steps}")
-            images = torch.from_numpy(task.data.images[order[step]]).to(task.device)
-            labels = torch.from_numpy(task.data.labels[order[step]]).to(task.device)
-            x = images.permute(0, 3, 1, 2).float().div_(255)
+            x, labels = task.batch(order[step])
             for group in surrogate.optimizer.param_groups:
                 group["lr"] = 0.1 * 0.1 ** (step // recipe.decay_every)
             with seeded(task.seed + 1 + step, task.device):

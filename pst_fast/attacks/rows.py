@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from pst_fast.attacks.base import CraftTask
@@ -62,10 +61,9 @@ def craft_blocks(
     for number, start in enumerate(range(done, count, batch), start=done // batch):
         task.progress(after + (1 - after) * start / count, f"image {start + 1} of {count}")
         some = slice(start, start + batch)
-        x = torch.from_numpy(np.ascontiguousarray(images[some])).to(task.device)
-        labels = torch.from_numpy(np.ascontiguousarray(task.data.labels[some])).to(task.device)
+        x, labels = task.batch(some)
         with seeded(task.seed + 1 + start, task.device):
-            delta, hits = craft(x.permute(0, 3, 1, 2).float().div_(255), labels, start)
+            delta, hits = craft(x, labels, start)
         steps[some] = round_to_ball(delta.permute(0, 2, 3, 1).cpu().numpy(), epsilon)
         good += int(hits)
         if number % max(1, count // batch // SAVES) == 0:

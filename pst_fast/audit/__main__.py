@@ -69,7 +69,6 @@ def _audit(config: AuditConfig) -> None:
         ("epochs", config.epochs, 0),
         ("recover-epochs", config.recover_epochs, 0),
         ("seed", config.seed, 0),
-        ("image-size", config.image_size or 4, 4),
     ):
         if value < least:
             raise InputError(f"--{flag} {value}: expected at least {least}")
@@ -124,13 +123,9 @@ def _audit(config: AuditConfig) -> None:
 def _show(found: dict[str, Any]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 100)
     table = Table(title="Accuracy on held-back training images, %")
-    for column, side in (
-        ("learner", "left"),
-        ("as they are", "right"),
-        ("JPEG", "right"),
-        ("lost", "right"),
-    ):
-        table.add_column(column, justify="left" if side == "left" else "right")
+    table.add_column("learner")
+    for column in ("as they are", "JPEG", "lost"):
+        table.add_column(column, justify="right")
     for name, value in found["accuracy"].items():
         viewed = found["under_view"][name]
         table.add_row(name, f"{100 * value:.1f}", f"{100 * viewed:.1f}", f"{100 * (value - viewed):.1f}")

@@ -1,12 +1,12 @@
 """Learners that are fit to some images and asked about others; each looks for shortcuts of its own kind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pst_fast.data.types import epoch_order
+from pst_fast.attacks.surrogate import BatchOrder, seeded
 from pst_fast.models import create_model
 from pst_fast.pst import ActivationClusterMeasurement
 from pst_fast.train.augmentation import PLAIN, normalise
@@ -97,29 +97,29 @@ class SmallNetwork:
     """
 
     def __init__(self, images: Tensor, labels: Tensor, num_classes: int, *, epochs: int, seed: int) -> None:
-        """Train on uint8 [N,H,W,3] and int64 [N]; PyTorch's generator is left as it was."""
+        """Train on uint8 [N,H,W,3] and int64 [N]; PyTorch's generators are left as they were."""
         self.acm: list[dict[str, float]] = []
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, images.device):
             model = create_model("resnet10", num_classes=num_classes, width=16, image_size=images.shape[1])
         self.model = model.to(images.device).to(memory_format=torch.channels_last)
-        batch = min(64, len(images))
-        steps = epochs * (len(images) // batch)
+        order = BatchOrder(len(images), 64, seed)
+        batches = len(images) // order.batch_size
+        steps = epochs * batches
         optimizer = torch.optim.SGD(
             self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=max(steps, 2))
         probes = slice(0, min(700, len(images)))
         measure = ActivationClusterMeasurement(self.model, normalise(images[probes]), labels[probes])
-        for step, rows in enumerate(_batches(len(images), batch, epochs, seed)):
+        for step in range(steps):
             self.model.train()
-            at = torch.from_numpy(rows).to(images.device)
+            at = torch.from_numpy(order[step]).to(images.device)
             loss = F.cross_entropy(self.model(PLAIN(images[at], seed, step)), labels[at])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            if (step + 1) % (len(images) // batch) == 0:
+            if (step + 1) % batches == 0:
                 self.acm.append(measure())
 
     @torch.no_grad()
@@ -131,13 +131,6 @@ class SmallNetwork:
             for some, truth in zip(images.split(_CHUNK), labels.split(_CHUNK), strict=True)
         )
         return right / len(labels)
-
-
-def _batches(count: int, batch: int, epochs: int, seed: int) -> Iterator:
-    for epoch in range(epochs):
-        order = epoch_order(count, seed, epoch)
-        for start in range(0, count - batch + 1, batch):
-            yield order[start : start + batch]
 
 
 def _residual(x: Tensor) -> Tensor:

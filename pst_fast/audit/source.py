@@ -6,7 +6,7 @@ import numpy as np
 
 from pst_fast.data.decode import load_images, size_of
 from pst_fast.data.folder import images_below
-from pst_fast.data.prepare import load_image_set
+from pst_fast.data.prepare import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, load_image_set
 from pst_fast.data.types import ImageSet
 from pst_fast.errors import InputError
 
@@ -34,7 +34,11 @@ def read_training_images(folder: Path, image_size: int | None = None) -> ImageSe
     empty = next((child for child, of_class in zip(classes, files, strict=True) if not of_class), None)
     if empty is not None:
         raise InputError(f"{empty}: expected at least one image, got none")
-    size = image_size or _common_size(paths)
+    size = _common_size(paths) if image_size is None else image_size
+    if not MIN_IMAGE_SIZE <= size <= MAX_IMAGE_SIZE:
+        raise InputError(
+            f"{root}: expected images of {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels, got {size}"
+        )
     images, _ = load_images(paths, size)
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(of_class) for of_class in files])
     return ImageSet(images, labels, np.arange(len(paths)), tuple(child.name for child in classes))

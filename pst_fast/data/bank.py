@@ -162,6 +162,8 @@ def import_bank(
         data, started = _load_clean(clean), time.perf_counter()
         facts: dict[str, Any] = {"attack": FILE, "norm": "linf"}
         if (path / MANIFEST).is_file():
+            if layout is not None:
+                raise InputError(f"--layout {layout}: expected none for a bank, which {path} is")
             own = load_bank(path)
             check_match(own, data, read_manifest(clean)["outputs"].get("train.beton"), clean)
             steps, class_conditional = np.array(own.perturbation), own.class_conditional

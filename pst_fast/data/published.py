@@ -135,6 +135,8 @@ def _from_images(path: Path, files: Sequence[Path], data: ImageSet) -> Published
     if in_tree:
         _check_classes(root, chosen, data)
     height, width = data.images.shape[1:3]
+    if height != width:
+        raise InputError(f"{path}: expected a data set of square images to read it for, got {height}x{width}")
     resized = 0
     for file in chosen:
         size = size_of(file)
@@ -143,8 +145,6 @@ def _from_images(path: Path, files: Sequence[Path], data: ImageSet) -> Published
                 f"{file}: expected an image of {height}x{width}, got one of {'x'.join(map(str, size))}"
             )
         resized += size != (height, width)
-    if height != width:
-        raise InputError(f"{path}: expected a data set of square images to read it for, got {height}x{width}")
     images, _ = load_images(chosen, height)
     findings = (f"{resized} of {len(chosen)} images had another size and were resized",) if resized else ()
     return Published(images, rows=np.arange(len(chosen)), findings=findings)

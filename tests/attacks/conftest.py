@@ -90,12 +90,20 @@ def make_task(tmp_path: Path) -> Callable[..., CraftTask]:
 
 
 @pytest.fixture
-def killed_and_resumed(
-    make_task: Callable[..., CraftTask], tmp_path: Path
-) -> Callable[[str, ImageSet, str], None]:
-    """Function that stops a craft at some words of its progress; it goes on from there to the same bytes."""
+def killed_and_resumed(make_task: Callable[..., CraftTask], tmp_path: Path) -> Callable[..., None]:
+    """Function that stops a craft at some words of its progress; it goes on from there to the same bytes.
 
-    def check(name: str, data: ImageSet, words: str) -> None:
+    ``left`` is called with the folder that the killed craft left; ``again`` are the words it goes on with.
+    """
+
+    def check(
+        name: str,
+        data: ImageSet,
+        words: str,
+        *,
+        again: str | None = None,
+        left: Callable[[Path], None] = lambda folder: None,
+    ) -> None:
         def stop(fraction: float, told: str) -> None:
             if told.startswith(words):
                 raise KeyboardInterrupt
@@ -106,10 +114,11 @@ def killed_and_resumed(
         expected = np.array(ATTACKS[name]().craft(make_task(data, folder=whole)))
         with pytest.raises(KeyboardInterrupt):
             ATTACKS[name]().craft(make_task(data, folder=killed, progress=stop))
+        left(killed)
         torch.manual_seed(5)
         told: list[str] = []
         resumed = make_task(data, folder=killed, progress=lambda fraction, words: told.append(words))
         assert np.array_equal(np.array(ATTACKS[name]().craft(resumed)), expected)
-        assert told[0].startswith(words)
+        assert told[0].startswith(again or words)
 
     return check

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -107,28 +106,15 @@ def test_images_reach_their_targets(name, image_set, make_task, monkeypatch):
 
 @pytest.mark.parametrize("name", ["tap", "hypo", "entf", "aap"])
 @pytest.mark.parametrize("words", ["reference network, epoch 3", "image 33"])
-def test_a_killed_craft_goes_on_to_the_same_bytes(name, words, image_set, make_task, tmp_path, monkeypatch):
+def test_a_killed_craft_goes_on_to_the_same_bytes(name, words, image_set, killed_and_resumed, monkeypatch):
     monkeypatch.setattr("pst_fast.attacks.rows.crafting_batch", lambda *_: 8)
-    data = image_set(44, num_classes=3)
-    folders = tmp_path / "whole", tmp_path / "killed"
-    for folder in folders:
-        folder.mkdir()
-    whole = np.array(ATTACKS[name]().craft(make_task(data, folder=folders[0])))
 
-    def stop(fraction, told):
-        if told.startswith(words):
-            raise KeyboardInterrupt
+    def left(folder):
+        trained = torch.load(folder / TRAINING, weights_only=True)["epochs"]
+        assert trained == (2 if words.startswith("reference") else 3)
+        assert (folder / CRAFTING).exists() == words.startswith("image")
 
-    with pytest.raises(KeyboardInterrupt):
-        ATTACKS[name]().craft(make_task(data, folder=folders[1], progress=stop))
-    trained = torch.load(folders[1] / TRAINING, weights_only=True)["epochs"]
-    assert trained == (2 if words.startswith("reference") else 3)
-    assert (folders[1] / CRAFTING).exists() == words.startswith("image")
-    torch.manual_seed(77)
-    told = []
-    resumed = make_task(data, folder=folders[1], progress=lambda fraction, words: told.append(words))
-    assert np.array(ATTACKS[name]().craft(resumed)).tobytes() == whole.tobytes()
-    assert told[0].startswith(words)
+    killed_and_resumed(name, image_set(44, num_classes=3), words, left=left)
 
 
 def test_one_class(image_set, make_task):

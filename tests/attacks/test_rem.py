@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -73,26 +72,14 @@ def test_noise_teaches_random_labels(name, image_set, make_task, monkeypatch):
 
 @pytest.mark.parametrize("name", ["rem", "sem"])
 @pytest.mark.parametrize("words", ["batch 14", "image 33"])
-def test_a_killed_craft_goes_on_to_the_same_bytes(name, words, image_set, make_task, tmp_path, monkeypatch):
+def test_a_killed_craft_goes_on_to_the_same_bytes(name, words, image_set, killed_and_resumed, monkeypatch):
     monkeypatch.setattr("pst_fast.attacks.rows.crafting_batch", lambda *_: 8)
     monkeypatch.setattr("pst_fast.attacks.rem.SAVES", 5)
-    data = image_set(44, num_classes=3)
-    folders = tmp_path / "whole", tmp_path / "killed"
-    for folder in folders:
-        folder.mkdir()
-    whole = np.array(ATTACKS[name]().craft(make_task(data, folder=folders[0])))
 
-    def stop(fraction, told):
-        if told.startswith(words):
-            raise KeyboardInterrupt
+    def left(folder):
+        steps = torch.load(folder / STATE, weights_only=True)["steps"]
+        assert steps == (12 if words == "batch 14" else 20)
+        assert (folder / ROWS).exists() == words.startswith("image")
 
-    with pytest.raises(KeyboardInterrupt):
-        ATTACKS[name]().craft(make_task(data, folder=folders[1], progress=stop))
-    steps = torch.load(folders[1] / STATE, weights_only=True)["steps"]
-    assert steps == (12 if words == "batch 14" else 20)
-    assert (folders[1] / ROWS).exists() == words.startswith("image")
-    torch.manual_seed(77)
-    told = []
-    resumed = make_task(data, folder=folders[1], progress=lambda fraction, words: told.append(words))
-    assert np.array(ATTACKS[name]().craft(resumed)).tobytes() == whole.tobytes()
-    assert told[0].startswith("batch 13" if words == "batch 14" else words)
+    again = "batch 13" if words == "batch 14" else words
+    killed_and_resumed(name, image_set(44, num_classes=3), words, again=again, left=left)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -50,24 +49,9 @@ def test_steps_bring_features_near_the_target_on_every_member(image_set, make_ta
 
 
 @pytest.mark.parametrize("words", ["reference network, epoch 3", "image 33"])
-def test_a_killed_craft_goes_on_to_the_same_bytes(words, image_set, make_task, tmp_path, monkeypatch):
+def test_a_killed_craft_goes_on_to_the_same_bytes(words, image_set, killed_and_resumed, monkeypatch):
     monkeypatch.setattr("pst_fast.attacks.rows.crafting_batch", lambda *_: 8)
-    data = image_set(44, num_classes=3)
-    folders = tmp_path / "whole", tmp_path / "killed"
-    for folder in folders:
-        folder.mkdir()
-    whole = np.array(ATTACKS["sep"]().craft(make_task(data, folder=folders[0])))
-
-    def stop(fraction, told):
-        if told.startswith(words):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ATTACKS["sep"]().craft(make_task(data, folder=folders[1], progress=stop))
-    told = []
-    resumed = make_task(data, folder=folders[1], progress=lambda fraction, words: told.append(words))
-    assert np.array(ATTACKS["sep"]().craft(resumed)).tobytes() == whole.tobytes()
-    assert told[0].startswith(words)
+    killed_and_resumed("sep", image_set(44, num_classes=3), words)
 
 
 def test_a_checkpoint_that_is_gone(image_set, make_task):

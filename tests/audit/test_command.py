@@ -72,6 +72,7 @@ def test_clean_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["--data-dir", "{tree}", "--samples", "10"], "--samples 10: expected at least 100"),
         (["--data-dir", "{tree}", "--epochs", "-1"], "--epochs -1: expected at least 0"),
         (["--data-dir", "{tree}", "--out", "{tree}"], "expected a name for a file, got a folder"),
+        (["--data-dir", "{tree}", "--image-size", "2"], "expected images of 4 to 4096 pixels, got 2"),
         (["--data-dir", "{tree}/train/cat"], "a folder of images for each class, or train.beton"),
         (["--data-dir", "{tree}/train", "--epochs", "0", "--recover-epochs", "1"], "expected test images"),
         (["--data-dir", "{tree}", "--clean-dir", "{tree}/test"], "expected the clean twin"),

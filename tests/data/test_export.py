@@ -55,6 +55,11 @@ def test_round_trip(form: str, attack: str, clean: Path, tmp_path: Path) -> None
     assert not np.array_equal(images[0], read_beton(clean / "train.beton").load_all())
 
 
+def test_a_bank_has_no_layout(clean: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--layout sample-first-images: expected none for a bank"):
+        import_bank(tmp_path / "again", clean, craft_bank(clean, "lsp"), layout="sample-first-images")
+
+
 def test_an_unknown_format(clean: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--format 'zip': expected one of pt, npy"):
         export(tmp_path, clean, tmp_path / "out", form="zip")
@@ -107,6 +112,6 @@ def test_the_command_needs_a_bank(clean: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_the_command_needs_the_clean_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(tmp_path / "bank"), "--out", str(tmp_path / "x"), "--format", "pt"]
-    assert command.main(arguments) == 2
-    assert "expected the prepared data set" in capsys.readouterr().err
+    for bank in (str(tmp_path / "bank"), "/bank"):
+        assert command.main([bank, "--out", str(tmp_path / "x"), "--format", "pt"]) == 2
+        assert "expected the prepared data set" in capsys.readouterr().err
