@@ -120,7 +120,7 @@ def _crops(files: Sequence[Path], folder: Path, args: argparse.Namespace) -> Ite
     raw = folder / "crops.beton"
     zeros = np.zeros(len(files), np.int64)
     write_beton(raw, [arrays[path] for path in files], zeros, np.arange(len(files)))
-    order = Order(len(files), args.batch_size, seed=0, shuffle=True, drop_last=False)
+    order = Order(np.arange(len(files)), args.batch_size, seed=0, shuffle=True, drop_last=False)
     loader = FFCVLoader(read_beton(raw), order, cpu, random_resized_crop=CROP)
     yield _timed("crops", f"ffcv, raw of <= {LONGEST_SIDE}", loader.epoch, args, cpu)
 

@@ -40,6 +40,7 @@ def make_loader(
     device: torch.device,
     kind: Kind = "auto",
     num_workers: int | None = None,
+    rows: np.ndarray | None = None,
 ) -> Loader:
     """A loader of batches on ``device``.
 
@@ -53,6 +54,7 @@ def make_loader(
         kind: ``auto`` takes ``device`` where the set fits (under 4 GB and a quarter of the device's free
             memory), else ``ffcv`` where it is installed, else ``torch``.
         num_workers: Threads that read; None: one a core for FFCV, at most 4 for torch.
+        rows: int64 [N], the rows of the file to read; None: all.
 
     Raises:
         InputError: The file is not sound, FFCV is asked for and missing, or a number is out of range.
@@ -64,7 +66,7 @@ def make_loader(
         raise InputError(f"num_workers: expected at least 1, got {num_workers}")
     if kind == "auto":
         kind = _choose(beton, device)
-    order = Order(len(beton), batch_size, seed, shuffle, drop_last)
+    order = Order(np.arange(len(beton)) if rows is None else rows, batch_size, seed, shuffle, drop_last)
     if kind == "device":
         return DeviceLoader(beton, order, device)
     if kind == "torch":
@@ -80,17 +82,18 @@ class Order:
     """Which rows make up which batch: the one thing that all loaders share.
 
     Args:
-        num_samples: Rows of the file.
+        rows: int64 [N], those of the file that are read.
         batch_size: Rows a batch.
         seed: Of the shuffling.
         shuffle: Whether to.
         drop_last: Whether to leave out a last batch that is not full.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool) -> None:
-        self.num_samples = num_samples
+    def __init__(self, rows: np.ndarray, batch_size: int, seed: int, shuffle: bool, drop_last: bool) -> None:
+        self.num_samples = len(rows)
         self.batch_size = batch_size
         self.drop_last = drop_last
+        self._rows = rows
         self._seed = seed
         self._shuffle = shuffle
 
@@ -100,10 +103,10 @@ class Order:
         return -(-self.num_samples // self.batch_size)
 
     def rows(self, epoch: int) -> np.ndarray:
-        """int64 [N]: every row, in the order of an epoch."""
+        """int64 [N]: every row that is read, in the order of an epoch."""
         if self._shuffle:
-            return epoch_order(self.num_samples, self._seed, epoch)
-        return np.arange(self.num_samples)
+            return self._rows[epoch_order(self.num_samples, self._seed, epoch)]
+        return self._rows
 
     def batches(self, epoch: int) -> Iterator[np.ndarray]:
         """The rows of each batch of an epoch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,10 +40,13 @@ class Defense:
     Attributes:
         summary: One line for the help.
         scout_epochs: Epochs of plain training that are spent beforehand on a network that is thrown away.
+        held_out: Share of the training images, (at least) one of each class, that the network does not learn
+            from; its accuracy on them is in each epoch's row.
     """
 
     summary: ClassVar[str]
     scout_epochs: ClassVar[int] = 0
+    held_out: ClassVar[float] = 0.0
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -58,11 +62,33 @@ class Defense:
         """Degrade a batch, uint8 [B,H,W,3], before it is augmented."""
         return images
 
+    def transform(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Change an augmented batch.
+
+        Args:
+            inputs: What the network would see, normalised fp32 [B,3,H,W].
+            labels: int64 [B].
+
+        Returns:
+            What it sees, and what the cross-entropy is taken with: int64 [B], or probabilities fp32 [B,K].
+        """
+        return inputs, labels
+
     def start(self, fit: Fit) -> None:
         """Called once, before the first step (also of a resumed run, before ``load_state_dict``)."""
 
     def after_step(self) -> None:
         """Called after every optimizer step."""
+
+    def after_epoch(self, row: Mapping[str, Any]) -> None:
+        """Called after every epoch with its row of the metrics."""
+
+    def finish(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Called after the last epoch: the number, from 1, of the epoch whose network is the result.
+
+        If that is not the last one, its weights have to be in the network by then.
+        """
+        return len(rows)
 
     def levels(self) -> dict[str, int]:
         """How often each stage has been slowed; empty where stages are not slowed."""

@@ -1,6 +1,7 @@
 """How training images are augmented, and how any image becomes the network's input."""
 
 from dataclasses import asdict, dataclass
+from functools import cache
 
 import torch
 
@@ -50,5 +51,23 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     return ops.augment(images, seed=0, offset=0, mean=mean, std=std)
 
 
+def denormalise(inputs: torch.Tensor) -> torch.Tensor:
+    """Normalised fp32 [B,3,H,W] back to [0,1] (but for rounding), differentiable."""
+    mean, std = _by_channel(inputs)
+    return inputs * std + mean
+
+
+def renormalise(images: torch.Tensor) -> torch.Tensor:
+    """fp32 [B,3,H,W] in [0,1] to normalised ones, differentiable."""
+    mean, std = _by_channel(images)
+    return (images - mean) / std
+
+
+def _by_channel(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, std = _constants(images.device)
+    return mean[:, None, None], std[:, None, None]
+
+
+@cache
 def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)

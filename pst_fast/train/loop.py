@@ -34,6 +34,7 @@ class Fit:
         defense: What differs from plain training.
         loader: Training batches.
         test_loader: Test batches, for the accuracy after each epoch (nothing else looks at it), or None.
+        held_out: Batches of training images that are not in ``loader``, for the accuracy on them, or None.
         probe: Fixed training images (uint8 [P,H,W,3]) on which ACM is measured, and their labels.
         num_classes: Outputs of the network.
         settings: The run's settings; ``epochs`` overrides theirs.
@@ -49,6 +50,7 @@ class Fit:
         defense: Defense,
         loader: Loader,
         test_loader: Loader | None,
+        held_out: Loader | None = None,
         probe: Batch,
         num_classes: int,
         settings: TrainSettings,
@@ -61,6 +63,8 @@ class Fit:
         self.defense = defense
         self.loader = loader
         self.test_loader = test_loader
+        self.held_out = held_out
+        self.num_classes = num_classes
         self.settings = settings
         self.epochs = epochs
         self.device = device
@@ -99,12 +103,15 @@ class Fit:
             started = time.perf_counter()
             if self.test_loader:
                 row["test_accuracy"] = self._accuracy(self.test_loader)
+            if self.held_out:
+                row["held_out_accuracy"] = self._accuracy(self.held_out)
             row["acm"] = self.acm()
             self.seconds["evaluate"] += time.perf_counter() - started
             row["levels"] = self.defense.levels()
             row["events"] = [
                 {**asdict(e), "epoch": e.step / len(self.loader)} for e in self.defense.events[seen_events:]
             ]
+            self.defense.after_epoch(row)
             self.rows.append(row)
             self._save()
             self.log.append(row)
@@ -152,11 +159,12 @@ class Fit:
         labels = batch.labels.to(self.device, non_blocking=True)
         images = batch.images.to(self.device, non_blocking=True)
         inputs = self.augmentation(self.defense.view(images, settings.seed, step), settings.seed, step)
+        inputs, targets = self.defense.transform(inputs, labels)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         with autocast(self.device, self.bf16):
             logits = self.forward(inputs)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=settings.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -200,6 +208,7 @@ class Fit:
             "rows": self.rows,
             "seconds": self.seconds,
             "rng": torch.get_rng_state(),
+            "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
         # through memory: a full disk is then an OSError, which torch's own writer would hide
         stream = io.BytesIO()
@@ -223,6 +232,8 @@ class Fit:
             self.rows = state["rows"]
             self.seconds = state["seconds"]
             torch.set_rng_state(state["rng"].cpu())
+            if state["device_rng"] is not None:
+                torch.cuda.set_rng_state(state["device_rng"].cpu(), self.device)
         self.log.restart(self.rows)
 
 

@@ -35,7 +35,8 @@ def train(
 
     Args:
         output: Folder to make: ``metrics.jsonl``, ``model.pt``, ``tensorboard/`` and the manifest, whose
-            facts hold the accuracies (in [0,1]; last and best epoch), seconds by phase, images a second,
+            facts hold the accuracies (in [0,1]; last and best epoch, ``last`` being what the defense hands
+            out: the last epoch, unless it stops early), seconds by phase, images a second,
             peak memory and the stages by depth.
         train_data: Folder with ``train.beton``.
         test_data: Folder with ``test.beton``; it is evaluated after each epoch and steers nothing.
@@ -57,9 +58,12 @@ def train(
 
     def build(folder: Path) -> Mapping[str, Any]:
         _reset_peak_memory(device)
-        batches, test_batches = _loaders(train_data, test_data, settings, device, loader)
-        probe = probes(train_data / "train.beton", settings.seed)
         defense = defense_type()
+        kept, left_out = split(train_data / "train.beton", defense.held_out, settings.seed)
+        batches, held_out, test_batches = _loaders(
+            train_data, test_data, kept, left_out, settings, device, loader
+        )
+        probe = probes(train_data / "train.beton", settings.seed)
         share = defense.scout_epochs / (defense.scout_epochs + settings.epochs)
         seconds: dict[str, float] = {}
         common: dict[str, Any] = {
@@ -75,17 +79,18 @@ def train(
             defense.scouted(scout)
             seconds["scout"] = sum(scout.seconds.values())
         fit = Fit(
-            "metrics", defense=defense, test_loader=test_batches, epochs=settings.epochs,
+            "metrics", defense=defense, test_loader=test_batches, held_out=held_out, epochs=settings.epochs,
             progress=lambda fraction, words: report(share + (1 - share) * fraction, words), **common,
         )  # fmt: skip
         fit.run()
+        chosen = defense.finish(fit.rows)
         with replacing(folder / "model.pt") as temporary:
             torch.save(fit.model.state_dict(), temporary)
         for checkpoint in folder.glob("*.ckpt"):
             checkpoint.unlink()
         accuracies = [row["test_accuracy"] for row in fit.rows]
         return {
-            "last_accuracy": accuracies[-1],
+            "last_accuracy": accuracies[chosen - 1],
             "best_accuracy": max(accuracies),
             "seconds": {**seconds, **fit.seconds},
             "images_per_second": fit.images_per_second,
@@ -115,19 +120,36 @@ def probes(path: Path, seed: int) -> Batch:
     )
 
 
+def split(path: Path, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to learn from, and ``held_out`` of each class (at least one, of classes with two or more)."""
+    labels = read_beton(path).labels
+    order = np.random.default_rng((seed, 900)).permutation(len(labels))
+    left_out = [np.empty(0, np.int64)]
+    for k in np.unique(labels) if held_out else ():
+        rows = order[labels[order] == k]
+        left_out.append(rows[: min(max(1, round(held_out * len(rows))), len(rows) - 1)])
+    chosen = np.sort(np.concatenate(left_out))
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
 def _loaders(
-    train_data: Path, test_data: Path, settings: TrainSettings, device: torch.device, kind: Kind
-) -> tuple[Loader, Loader]:
+    train_data: Path,
+    test_data: Path,
+    kept: np.ndarray,
+    left_out: np.ndarray,
+    settings: TrainSettings,
+    device: torch.device,
+    kind: Kind,
+) -> tuple[Loader, Loader | None, Loader]:
     train_path, test_path = train_data / "train.beton", test_data / "test.beton"
-    samples = len(read_beton(train_path).labels)
+    fixed: dict[str, Any] = {"batch_size": 512, "seed": 0, "shuffle": False, "drop_last": False}
     return (
         make_loader(
             train_path, batch_size=settings.batch_size, seed=settings.seed, shuffle=True,
-            drop_last=samples >= settings.batch_size, device=device, kind=kind,
+            drop_last=len(kept) >= settings.batch_size, device=device, kind=kind, rows=kept,
         ),
-        make_loader(
-            test_path, batch_size=512, seed=0, shuffle=False, drop_last=False, device=device, kind=kind,
-        ),
+        make_loader(train_path, device=device, kind=kind, rows=left_out, **fixed) if len(left_out) else None,
+        make_loader(test_path, device=device, kind=kind, **fixed),
     )  # fmt: skip
 
 

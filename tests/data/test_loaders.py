@@ -253,7 +253,7 @@ def test_random_resized_crops_cut_from_the_images(tmp_path: Path) -> None:
     colours = random.integers(0, 256, (40, 3), np.uint8)
     images = [np.broadcast_to(c, (*random.integers(20, 90, 2), 3)) for c in colours]
     write_beton(tmp_path / "x", images, np.zeros(40), np.arange(40))
-    order = Order(40, 16, seed=0, shuffle=True, drop_last=False)
+    order = Order(np.arange(40), 16, seed=0, shuffle=True, drop_last=False)
     loader = FFCVLoader(read_beton(tmp_path / "x"), order, CPU, cores(), random_resized_crop=32)
     for epoch in (0, 1):
         batches = _copied(loader, epoch)

@@ -147,3 +147,13 @@ def test_the_compiled_network_learns_the_same(tmp_path, clean):
     plain = result(run(tmp_path / "plain", clean, clean, settings(epochs=1)))[1]
     compiled = result(run(tmp_path / "compiled", clean, clean, settings(epochs=1, compile=True)))[1]
     assert compiled[0]["train_loss"] == pytest.approx(plain[0]["train_loss"], rel=0.05)
+
+
+def test_early_stop_trains_on_nine_tenths_and_reports_its_epoch(tmp_path, clean):
+    folder = run(tmp_path / "run", clean, clean, settings("early-stop", epochs=4, learning_rate=0.3))
+    facts, rows = read_manifest(folder)["facts"], result(folder)[1]
+    held_out = [row["held_out_accuracy"] for row in rows]
+    chosen = held_out.index(max(held_out))
+    assert facts["last_accuracy"] == rows[chosen]["test_accuracy"]
+    assert rows[0]["images"] == 50  # 6 of 60 held out, the last batch of 4 dropped
+    assert {"held_out_accuracy"}.isdisjoint(result(run(tmp_path / "erm", clean, clean, settings()))[1][0])
