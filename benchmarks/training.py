@@ -121,14 +121,12 @@ class Ours:
         )
         settings = TrainSettings(setting.defense, setting.model, setting.width, 1, setting.batch)
         self.fit = Fit(
-            "benchmark",
             defense=DEFENSES[setting.defense](),
             loader=self.loader,
-            test_loader=None,
+            test_loader=self.loader,
             probe=probes(path, seed=0),
             num_classes=CLASSES,
             settings=settings,
-            epochs=1,
             device=device,
             folder=folder,
             progress=lambda fraction, words: None,
@@ -143,12 +141,12 @@ class Ours:
     def inputs(self) -> None:
         """The same batches, and nothing done with them."""
         for step, batch in enumerate(self.loader.epoch(0)):
-            self.fit.augmentation(batch.images, 0, step)
+            self.fit.defense.augmentation()(batch.images, 0, step)
 
     def flops(self) -> int:
         """Of a forward and a backward pass on a batch."""
         batch = next(iter(self.loader.epoch(0)))
-        inputs = self.fit.augmentation(batch.images, 0, 0)
+        inputs = self.fit.defense.augmentation()(batch.images, 0, 0)
         with FlopCounterMode(display=False) as counter:
             self.fit.model(inputs).sum().backward()
         return counter.get_total_flops()

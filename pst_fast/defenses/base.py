@@ -39,23 +39,18 @@ class Defense:
 
     Attributes:
         summary: One line for the help.
-        scout_epochs: Epochs of plain training that are spent beforehand on a network that is thrown away.
         held_out: Share of the training images, (at least) one of each class, that the network does not learn
             from; its accuracy on them is in each epoch's row.
     """
 
     summary: ClassVar[str]
-    scout_epochs: ClassVar[int] = 0
     held_out: ClassVar[float] = 0.0
 
     def __init__(self) -> None:
         self.events: list[Event] = []
 
-    def scouted(self, scout: Fit) -> None:
-        """Look at the scout after its last epoch, and decide."""
-
     def augmentation(self) -> Augmentation:
-        """How training images are augmented."""
+        """How training images are augmented from now on."""
         return PLAIN
 
     def view(self, images: torch.Tensor, seed: int, step: int) -> torch.Tensor:

@@ -1,108 +1,85 @@
-"""pst-plus: the measure chooses the view.
+"""pst-plus: the measure tells that there is a trap, and under which view there is none.
 
-Ours, a first version. A scout network is trained plainly for a few epochs and thrown away. Under the view
-that destroys a perturbation, the scout's ACM falls to what content alone gives; the ratio between views
-tells, without any clean image, whether there is a trap and which views are free of it.
+Ours. Training starts plainly, as its own scout. Under a view that destroys a perturbation, a trapped
+network's ACM falls to what content alone gives, so that the ratio of the two tells of a trap without any
+clean image. Then training goes back to before it, and on under the first view that is free of it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 
 from pst_fast import ops
 from pst_fast.defenses import views
 from pst_fast.defenses.base import DEFENSES, Defense, Event
-from pst_fast.train.augmentation import COLOUR, Augmentation, normalise
+from pst_fast.defenses.ladder import STAGES, next_stage
+from pst_fast.ops import View
+from pst_fast.pst.snapshots import Snapshots
+from pst_fast.train.augmentation import Augmentation, normalise
 
 if TYPE_CHECKING:
     from pst_fast.train.loop import Fit
 
-Measures = Mapping[str, Sequence[float]]  # view -> ACM by depth
-
-#: raw / lowest beyond which a stage counts as trapped, from the stem to the deepest of five stages.
-TRAPPED = (1.3, 1.3, 1.6, 1.8, 2.0)
-SHARPNESS = 16.0
-TOLERANCE = 1.1
-GREY_TOLERANCE = 1.35
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to train.
-
-    Attributes:
-        mix: View -> probability.
-        grey_probability: Share of images that lose their colour.
-        trapped: Whether a trap was found.
-        words: The decision in one clause.
-    """
-
-    mix: dict[str, float]
-    grey_probability: float
-    trapped: bool
-    words: str
-
-
-def choose(acm: Measures) -> Plan:
-    """Decide from the scout's ACM by depth under each of VIEWS, ``grey`` and ``grey-jpeg10``."""
-    depths = len(acm["raw"])
-    limits: list[float] = np.interp(np.linspace(0, 4, depths), range(5), TRAPPED).tolist()
-    lowest = [min(acm[view][d] for view in views.VIEWS if view != "raw") for d in range(depths)]
-
-    def worst(view: str, floor: Sequence[float], tolerance: Sequence[float]) -> float:
-        return max(a / (low * t) for a, low, t in zip(acm[view], floor, tolerance, strict=True))
-
-    excess = worst("raw", lowest, limits)
-    if excess <= 1:
-        return Plan(dict(views.STATIC_MIX), 0.7, False, "no trap found: the static mix")
-    if worst("grey", acm["grey-jpeg10"], limits) <= 1:
-        return Plan(dict(views.STATIC_MIX), 0.95, True, "greyscale is free of the trap: 95 % of it")
-
-    def weight(view: str, tolerance: float) -> float:
-        return math.exp(-SHARPNESS * max(0.0, math.log(worst(view, lowest, [tolerance] * depths))))
-
-    weights = {view: share * weight(view, TOLERANCE) for view, share in views.STATIC_MIX.items()}
-    total = sum(weights.values())
-    mix = {view: value / total for view, value in weights.items()}
-    best = max(mix, key=lambda view: mix[view])
-    return Plan(mix, 0.7 * weight("grey", GREY_TOLERANCE), True, f"{best} in {mix[best]:.0%} of the images")
+FIRST_CHECK = 13
+GROWTH = 8
+"""A check is made when an eighth of the steps so far have passed since the last one."""
+ROLLBACK = 2
 
 
 @DEFENSES.register("pst-plus")
 class PSTPlus(Defense):
-    """A scout, ACM under every view, then training under the views that are free of the trap."""
+    """Plain training until it is trapped; then back to two checks before, and on under a stronger view.
 
-    summary: ClassVar[str] = "a scout's ACM chooses the views (JPEG, median, greyscale, ...) to train under"
-    scout_epochs: ClassVar[int] = 6
+    Checks come ever more rarely, so that their cost is a small share of a long training, and going back loses
+    about a fifth of the steps so far.
+    """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.plan = Plan(dict(views.STATIC_MIX), 0.7, False, "not scouted")
-        self.measures: dict[str, list[float]] = {}
+    summary: ClassVar[str] = "plain until ACM tells of a trap; then back, and on under a view free of it"
 
-    def scouted(self, scout: Fit) -> None:
-        for name, view in (views.VIEWS | views.PROBES).items():
-            degraded = ops.degrade(scout.probe_images, [view], seed=0, offset=0)
-            self.measures[name] = list(scout.acm(normalise(degraded)).values())
-        self.plan = choose(self.measures)
-        stages = tuple(stage.name for stage in scout.acm.stages)
-        self.events.append(Event(0, "view", stages if self.plan.trapped else (), self.plan.words))
+    def start(self, fit: Fit) -> None:
+        self._fit = fit
+        self._stage = 0
+        self._steps, self._next = 0, FIRST_CHECK
+        self._snapshots = Snapshots(fit.model, fit.optimizer, ROLLBACK + 1)
+
+    def after_step(self) -> None:
+        self._steps += 1
+        if self._steps >= self._next:
+            self._next = self._steps + max(FIRST_CHECK, self._steps // GROWTH)
+            self._check()
 
     def augmentation(self) -> Augmentation:
-        return replace(COLOUR, grey_probability=self.plan.grey_probability)
+        return STAGES[self._stage].augmentation
 
     def view(self, images: torch.Tensor, seed: int, step: int) -> torch.Tensor:
-        return views.apply_mix(images, self.plan.mix, seed, step)
+        mix = STAGES[self._stage].mix
+        return views.apply_mix(images, mix, seed, step) if mix else images
+
+    def _check(self) -> None:
+        trapped = STAGES[self._stage].trapped(self._measure)
+        if not trapped:
+            self._snapshots.take()
+            return
+        self._stage = next_stage(self._stage, self._measure)
+        self._snapshots.go_back(ROLLBACK)
+        names = [stage.name for stage in self._fit.acm.stages]
+        words = f"trapped: went back, and on under {STAGES[self._stage].name!r}"
+        self.events.append(Event(self._steps, "view", tuple(names[depth] for depth in trapped), words))
+
+    def _measure(self, view: View) -> list[float]:
+        seen = ops.degrade(self._fit.probe_images, [view], seed=0, offset=0)
+        return list(self._fit.acm(normalise(seen)).values())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"plan": vars(self.plan), "measures": self.measures}
+        return {
+            "stage": self._stage,
+            "steps": self._steps,
+            "next": self._next,
+            "snapshots": self._snapshots.state(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.plan = Plan(**state["plan"])
-        self.measures = state["measures"]
+        self._stage, self._steps, self._next = state["stage"], state["steps"], state["next"]
+        self._snapshots.restore(state["snapshots"])

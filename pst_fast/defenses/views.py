@@ -1,4 +1,4 @@
-"""The views of an image among which pst-plus chooses, and the static mix of them."""
+"""Views of an image by name, and the static mix of them."""
 
 from collections.abc import Mapping
 
@@ -33,8 +33,6 @@ STATIC_MIX: dict[str, float] = {
     "2-bit": 1 / 12,
     "3-bit": 1 / 12,
 }
-#: Views that the scout's measures are compared under, and that are not in the mix.
-PROBES: dict[str, View] = {"grey": View().in_grey(), "grey-jpeg10": View.jpeg(10).in_grey()}
 
 
 def apply_mix(images: torch.Tensor, mix: Mapping[str, float], seed: int, step: int) -> torch.Tensor:

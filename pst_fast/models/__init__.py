@@ -3,6 +3,7 @@
 from torch import nn
 
 from pst_fast.errors import InputError
+from pst_fast.models.elsewhere import from_timm, from_torchvision
 from pst_fast.models.resnet import ResNet
 
 _RESNETS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
@@ -20,13 +21,14 @@ def create_model(name: str, *, num_classes: int, width: int = 64, image_size: in
         name: One of :func:`list_models`, ``timm:NAME`` or ``torchvision:NAME``.
         num_classes: Outputs.
         width: Channels of the first stage, a multiple of 8; only the networks that live here have a choice.
-        image_size: Side of the square input in pixels; decides on the stem.
+        image_size: Side of the square input in pixels; decides on the stem. Up to 48 pixels, networks from
+            elsewhere get the one that the field uses on CIFAR: see :mod:`pst_fast.models.elsewhere`.
 
     Returns:
         A module from normalised float images [N,3,H,W] to logits [N,num_classes].
 
     Raises:
-        InputError: No such network, or its package is not installed.
+        InputError: No such network, it does not take images of that size, or its package is not installed.
     """
     if name in _RESNETS:
         # narrower channels_last convolutions corrupt the heap in oneDNN as of PyTorch 2.15 (AVX2)
@@ -35,19 +37,9 @@ def create_model(name: str, *, num_classes: int, width: int = 64, image_size: in
         return ResNet(_RESNETS[name], num_classes, width, image_size)
     package, _, rest = name.partition(":")
     if package == "torchvision" and rest:
-        import torchvision.models
-
-        if rest not in torchvision.models.list_models(module=torchvision.models):
-            raise InputError(f"torchvision has no classifier called {rest!r}")
-        return torchvision.models.get_model(rest, weights=None, num_classes=num_classes)
+        return from_torchvision(rest, num_classes, image_size)
     if package == "timm" and rest:
-        try:
-            import timm
-        except ImportError as error:
-            raise InputError(f"--model {name} needs timm: pip install timm") from error
-        if rest not in timm.list_models():
-            raise InputError(f"timm has no model called {rest!r}")
-        return timm.create_model(rest, pretrained=False, num_classes=num_classes)
+        return from_timm(rest, num_classes, image_size)
     raise InputError(
         f"unknown model {name!r}: expected {', '.join(list_models())}, timm:NAME or torchvision:NAME"
     )

@@ -7,6 +7,8 @@ from itertools import pairwise
 from torch import nn
 
 _MAX_STAGES = 5
+_TRUNK = 4
+"""Blocks that a container has to hold to be opened beside another one: a transformer's, say."""
 _LEFT_OUT_AT_THE_END = ("pool", "flatten", "dropout", "identity")
 
 
@@ -78,16 +80,27 @@ _Unit = tuple[str, nn.Module]
 def _units(model: nn.Module) -> list[_Unit]:
     """Submodules in order of depth, containers opened until there are two blocks; no classifier."""
     units = _without_head(list(model.named_children()))
-    while sum(_is_block(m) for _, m in units) < 2:
-        containers = [at for at, (_, m) in enumerate(units) if _is_block(m)]
-        if not containers:
-            break
-        at = containers[0]
+    while (at := _to_open([module for _, module in units])) is not None:
         name, module = units[at]
         units[at : at + 1] = [(f"{name}.{child}", m) for child, m in module.named_children()]
     while units and any(word in type(units[-1][1]).__name__.lower() for word in _LEFT_OUT_AT_THE_END):
         units.pop()
     return units
+
+
+def _to_open(modules: list[nn.Module]) -> int | None:
+    """Position of the container whose parts are to be looked at in its place; None: these are the units."""
+    blocks = [at for at, module in enumerate(modules) if _is_block(module)]
+    if len(blocks) < 2:
+        return blocks[0] if blocks else None
+    trunks = [at for at in blocks if _is_trunk(modules[at])]
+    return trunks[0] if trunks and len(blocks) < _TRUNK else None
+
+
+def _is_trunk(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential | nn.ModuleList) and (
+        sum(_has_parameters(child) for child in module.children()) >= _TRUNK
+    )
 
 
 def _without_head(units: list[_Unit]) -> list[_Unit]:
@@ -125,7 +138,7 @@ def _is_stem(group: list[_Unit], blocks: list[list[_Unit]]) -> bool:
 
 
 def _is_block(module: nn.Module) -> bool:
-    return bool(list(module.children())) and _has_parameters(module)
+    return any(_has_parameters(child) for child in module.children())
 
 
 def _is_weighted(module: nn.Module) -> bool:

@@ -30,47 +30,43 @@ class Fit:
     """Trains one network for a number of epochs; after a kill it goes on from the last whole epoch.
 
     Args:
-        name: Prefix of the files it leaves in ``folder``: ``<name>.ckpt`` and, in ``rows``, the metrics.
         defense: What differs from plain training.
         loader: Training batches.
-        test_loader: Test batches, for the accuracy after each epoch (nothing else looks at it), or None.
+        test_loader: Test batches, for the accuracy after each epoch (nothing else looks at it).
         held_out: Batches of training images that are not in ``loader``, for the accuracy on them, or None.
         probe: Fixed training images (uint8 [P,H,W,3]) on which ACM is measured, and their labels.
         num_classes: Outputs of the network.
-        settings: The run's settings; ``epochs`` overrides theirs.
+        settings: The run's settings.
         device: Where to train.
-        folder: Where checkpoints and metrics go.
+        folder: Where ``training.ckpt`` and the metrics go.
         progress: Called with (fraction done, a few words).
     """
 
     def __init__(
         self,
-        name: str,
         *,
         defense: Defense,
         loader: Loader,
-        test_loader: Loader | None,
+        test_loader: Loader,
         held_out: Loader | None = None,
         probe: Batch,
         num_classes: int,
         settings: TrainSettings,
-        epochs: int,
         device: torch.device,
         folder: Path,
         progress: Progress,
     ) -> None:
-        self.name = name
         self.defense = defense
         self.loader = loader
         self.test_loader = test_loader
         self.held_out = held_out
         self.num_classes = num_classes
         self.settings = settings
-        self.epochs = epochs
+        self.epochs = settings.epochs
         self.device = device
         self.progress = progress
-        self.checkpoint = folder / f"{name}.ckpt"
-        self.log = MetricsLog(folder, name)
+        self.checkpoint = folder / "training.ckpt"
+        self.log = MetricsLog(folder)
         model = _seeded_model(settings, num_classes, probe.images.shape[1]).to(device)
         self.model = model.to(memory_format=torch.channels_last)
         self.forward: Callable[[torch.Tensor], torch.Tensor] = (
@@ -91,7 +87,6 @@ class Fit:
         self.rows: list[dict[str, Any]] = []
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self.bf16 = computes_in_bf16(device) if settings.amp == "auto" else settings.amp == "on"
-        self.augmentation = defense.augmentation()
         defense.start(self)
 
     def run(self) -> None:
@@ -101,8 +96,7 @@ class Fit:
             seen_events = len(self.defense.events)
             row = {"epoch": epoch + 1, **self._train_epoch(epoch)}
             started = time.perf_counter()
-            if self.test_loader:
-                row["test_accuracy"] = self._accuracy(self.test_loader)
+            row["test_accuracy"] = self._accuracy(self.test_loader)
             if self.held_out:
                 row["held_out_accuracy"] = self._accuracy(self.held_out)
             row["acm"] = self.acm()
@@ -158,7 +152,8 @@ class Fit:
         settings = self.settings
         labels = batch.labels.to(self.device, non_blocking=True)
         images = batch.images.to(self.device, non_blocking=True)
-        inputs = self.augmentation(self.defense.view(images, settings.seed, step), settings.seed, step)
+        seen = self.defense.view(images, settings.seed, step)
+        inputs = self.defense.augmentation()(seen, settings.seed, step)
         inputs, targets = self.defense.transform(inputs, labels)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)

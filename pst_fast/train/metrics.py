@@ -8,16 +8,15 @@ from pst_fast.files import write_text
 
 
 class MetricsLog:
-    """``<name>.jsonl`` with one object an epoch, and the same numbers for TensorBoard.
+    """``metrics.jsonl`` with one object an epoch, and the same numbers for TensorBoard.
 
     Args:
         folder: Where the file and the folder ``tensorboard`` go.
-        name: ``metrics`` or ``scout``.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.path = folder / f"{name}.jsonl"
-        self._board_folder = folder / "tensorboard" / name
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "metrics.jsonl"
+        self._board_folder = folder / "tensorboard"
         self._board: Any = None
 
     def restart(self, rows: list[dict[str, Any]]) -> None:

@@ -64,23 +64,9 @@ def train(
             train_data, test_data, kept, left_out, settings, device, loader
         )
         probe = probes(train_data / "train.beton", settings.seed)
-        share = defense.scout_epochs / (defense.scout_epochs + settings.epochs)
-        seconds: dict[str, float] = {}
-        common: dict[str, Any] = {
-            "loader": batches, "probe": probe, "num_classes": classes, "settings": settings,
-            "device": device, "folder": folder,
-        }  # fmt: skip
-        if defense.scout_epochs:
-            scout = Fit(
-                "scout", defense=DEFENSES["erm"](), test_loader=None, epochs=defense.scout_epochs,
-                progress=lambda fraction, words: report(share * fraction, f"scout, {words}"), **common,
-            )  # fmt: skip
-            scout.run()
-            defense.scouted(scout)
-            seconds["scout"] = sum(scout.seconds.values())
         fit = Fit(
-            "metrics", defense=defense, test_loader=test_batches, held_out=held_out, epochs=settings.epochs,
-            progress=lambda fraction, words: report(share + (1 - share) * fraction, words), **common,
+            defense=defense, loader=batches, test_loader=test_batches, held_out=held_out, probe=probe,
+            num_classes=classes, settings=settings, device=device, folder=folder, progress=report,
         )  # fmt: skip
         fit.run()
         chosen = defense.finish(fit.rows)
@@ -92,7 +78,7 @@ def train(
         return {
             "last_accuracy": accuracies[chosen - 1],
             "best_accuracy": max(accuracies),
-            "seconds": {**seconds, **fit.seconds},
+            "seconds": fit.seconds,
             "images_per_second": fit.images_per_second,
             "peak_memory_bytes": _peak_memory(device),
             "bf16": fit.bf16,

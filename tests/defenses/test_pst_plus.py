@@ -1,44 +1,136 @@
-"""The choice of views, on measures like those in docs/method.md (stem and four layers)."""
+"""pst-plus: when it checks, how it tells a trap, under what it goes on, and what it goes back to."""
+
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
-from pst_fast.defenses.pst_plus import choose
-from pst_fast.defenses.views import STATIC_MIX, VIEWS
+from pst_fast.defenses.ladder import COARSE, GREY, GREY_JPEG, JPEG, STAGES, next_stage
+from pst_fast.defenses.pst_plus import ROLLBACK, PSTPlus
+from pst_fast.manifest import read_manifest
+from pst_fast.models import create_model
+from pst_fast.ops import View
+from pst_fast.pst import find_stages
+from pst_fast.train.augmentation import PLAIN
+from tests.train.test_trainer import run, settings
 
-CONTENT = [0.25, 0.3, 0.4, 0.5, 0.7]
-
-
-def measures(
-    raw: float, grey: float = 1.0, grey_jpeg: float = 0.9, **trapped: float
-) -> dict[str, list[float]]:
-    """ACM by view as multiples of the content's; a view that is not named is at 1."""
-    factors = {name: trapped.get(name.replace("-", "_"), 1.0) for name in VIEWS}
-    factors |= {"raw": raw, "grey": grey, "grey-jpeg10": grey_jpeg}
-    return {name: [factor * value for value in CONTENT] for name, factor in factors.items()}
-
-
-def test_no_trap_means_the_static_mix():
-    plan = choose(measures(raw=1.2))
-    assert not plan.trapped and plan.mix == STATIC_MIX and plan.grey_probability == 0.7
+CALM = (0.3, 0.4, 0.5, 0.6, 0.7)
+RAW = View()
+Values = dict[View, tuple[float, ...]]
 
 
-def test_greyscale_is_taken_where_it_is_free_of_the_trap():
-    plan = choose(measures(raw=6, median=5, blur=5, grey=1.0))
-    assert plan.trapped and plan.grey_probability == 0.95 and plan.mix == STATIC_MIX
+def measure_of(values: Values):
+    """ACM by depth as a test sets it; CALM where it does not."""
+    return lambda view: list(values.get(view, CALM))
 
 
-def test_else_the_views_free_of_the_trap_share_the_images():
-    everything = {name.replace("-", "_"): 4.0 for name in VIEWS if not name.startswith("jpeg1")}
-    plan = choose(measures(grey=4, **{**everything, "raw": 4.0}))
-    assert plan.trapped
-    assert plan.mix["jpeg10"] == pytest.approx(1, abs=1e-3)
-    assert plan.grey_probability == pytest.approx(0, abs=1e-3)
-    assert sum(plan.mix.values()) == pytest.approx(1)
+def times(factor: float, *, at: int | None = None) -> tuple[float, ...]:
+    """CALM, a multiple of it at one depth or at all."""
+    return tuple(value * (factor if at in (None, depth) else 1) for depth, value in enumerate(CALM))
 
 
-def test_one_deep_stage_is_enough_and_other_depths_than_five_work():
-    deep = measures(raw=1.0)
-    deep["raw"][4] *= 2.1
-    assert choose(deep).trapped
-    for depths in (1, 2, 3):
-        assert choose({name: values[:depths] for name, values in measures(raw=3).items()}).trapped
+@pytest.mark.parametrize("depth", range(5))
+def test_a_trap_is_a_ratio_beyond_the_limit_of_its_depth(depth):
+    below = measure_of({RAW: times(COARSE[depth] * 0.99, at=depth)})
+    above = measure_of({RAW: times(COARSE[depth] * 1.01, at=depth)})
+    assert STAGES[0].trapped(below) == [] and STAGES[0].trapped(above) == [depth]
+
+
+def test_limits_are_interpolated_for_networks_of_other_depths():
+    three = {RAW: (1.29, 1.79, 2.79), JPEG: (1.0, 1.0, 1.0)}
+    assert STAGES[0].trapped(lambda view: three[view]) == []
+    three[RAW] = (1.31, 1.81, 2.81)
+    assert STAGES[0].trapped(lambda view: three[view]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({RAW: times(4)}, "grey"),  # greyscale is free
+        ({RAW: times(4), GREY: times(4)}, "jpeg"),  # JPEG is, greyscale is not
+        ({RAW: times(4), GREY: times(4, at=4)}, "jpeg"),  # one depth is enough
+        ({RAW: times(4), GREY: times(4), JPEG: times(2)}, "jpeg-grey"),  # only both together
+    ],
+)
+def test_the_first_stage_that_is_free_of_the_trap_comes_next(values, name):
+    assert STAGES[next_stage(0, measure_of(values))].name == name
+
+
+def test_stages_get_stronger_and_end_with_one_that_nothing_follows():
+    assert [stage.name for stage in STAGES] == ["plain", "grey", "jpeg", "jpeg-grey"]
+    assert STAGES[0].augmentation == PLAIN and not STAGES[0].mix
+    assert all(sum(stage.mix.values()) == pytest.approx(1) for stage in STAGES[1:])
+    everything = measure_of(dict.fromkeys((RAW, GREY, JPEG), times(9)))
+    assert next_stage(2, everything) == 3 and STAGES[3].trapped(everything) == []
+    assert next_stage(0, measure_of({RAW: times(9), GREY_JPEG: times(9)})) == 1
+
+
+def make() -> tuple[PSTPlus, nn.Module, Values]:
+    torch.manual_seed(0)
+    model = create_model("resnet10", num_classes=3, width=8, image_size=16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    acm = SimpleNamespace(stages=find_stages(model))
+    defense, values = PSTPlus(), {}
+    defense.start(SimpleNamespace(model=model, optimizer=optimizer, acm=acm))
+    defense._measure = measure_of(values)
+    return defense, model, values
+
+
+def walk(defense: PSTPlus, model: nn.Module, steps: int) -> None:
+    """Steps that leave their number in a weight."""
+    for _ in range(steps):
+        with torch.no_grad():
+            model.fc.bias.fill_(defense._steps + 1)
+        defense.after_step()
+
+
+def test_checks_come_every_thirteen_steps_and_then_after_an_eighth_of_the_steps_so_far(monkeypatch):
+    defense, model, _ = make()
+    seen: list[int] = []
+    monkeypatch.setattr(defense, "_check", lambda: seen.append(defense._steps))
+    walk(defense, model, 500)
+    assert seen[:9] == [13, 26, 39, 52, 65, 78, 91, 104, 117]
+    assert seen[-3:] == [372, 418, 470] and len(seen) == 21
+
+
+def test_without_a_trap_it_is_plain_training():
+    defense, model, _ = make()
+    walk(defense, model, 200)
+    images = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
+    assert defense.events == [] and defense.augmentation() == PLAIN
+    assert defense.view(images, 0, 0) is images
+
+
+def test_a_trap_goes_back_to_the_calm_check_before_the_last_and_on_under_another_view():
+    defense, model, values = make()
+    walk(defense, model, 70)
+    values[RAW] = times(4, at=2)
+    walk(defense, model, 8)
+    (event,) = defense.events
+    assert (event.step, event.kind, event.stages) == (78, "view", ("layer2",))
+    assert event.words == "trapped: went back, and on under 'grey'"
+    # calm checks were at 52 and 65
+    assert ROLLBACK == 2 and torch.equal(model.fc.bias, torch.full((3,), 52.0))
+    images = torch.randint(256, (40, 16, 16, 3), dtype=torch.uint8)
+    assert defense.augmentation().grey_probability == 0.95
+    assert not torch.equal(defense.view(images, 0, 0), images)
+    walk(defense, model, 100)
+    assert len(defense.events) == 1  # raw images are no longer looked at
+
+
+def test_a_trap_that_comes_back_is_met_with_the_next_view_and_the_last_one_stays():
+    defense, model, values = make()
+    values[RAW] = times(4)
+    walk(defense, model, 13)
+    values[GREY] = times(4)
+    walk(defense, model, 13)
+    values[JPEG] = times(4)
+    walk(defense, model, 100)
+    assert [event.words.split("'")[1] for event in defense.events] == ["grey", "jpeg", "jpeg-grey"]
+
+
+def test_a_network_that_learned_a_pattern_is_told_by_its_own_measures(tmp_path, clean, trapped):
+    options = settings("pst-plus", epochs=6, learning_rate=0.05)
+    events = read_manifest(run(tmp_path / "run", trapped, clean, options))["facts"]["events"]
+    assert events and events[0]["kind"] == "view" and events[0]["step"] <= 26

@@ -17,7 +17,7 @@ from pst_fast.errors import InputError
 from pst_fast.models import create_model
 from pst_fast.train.augmentation import denormalise, normalise, renormalise
 from pst_fast.train.trainer import split
-from tests.train.conftest import CLASSES, clean, trapped  # noqa: F401 - fixtures
+from tests.train.conftest import CLASSES
 
 CPU = torch.device("cpu")
 
@@ -155,7 +155,7 @@ def test_ueraser_augments_with_kornia_and_says_so_where_it_is_missing(monkeypatc
         DEFENSES["ueraser"]().start(fit_of(network(), loader=[0]))
 
 
-def test_op_takes_out_what_a_linear_classifier_sees(trapped):  # noqa: F811
+def test_op_takes_out_what_a_linear_classifier_sees(trapped):
     images, labels = images_of(trapped)
 
     class Loader:
@@ -195,7 +195,7 @@ def test_early_stop_hands_out_the_epoch_that_is_best_on_held_out_images():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_held_out_images_are_a_share_of_each_class_and_not_learned_from(share, clean):  # noqa: F811
+def test_held_out_images_are_a_share_of_each_class_and_not_learned_from(share, clean):
     labels = read_beton(clean / "train.beton").labels
     kept, left_out = split(clean / "train.beton", share, seed=3)
     assert sorted([*kept, *left_out]) == list(range(len(labels)))

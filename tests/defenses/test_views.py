@@ -35,8 +35,3 @@ def test_views_that_the_plan_left_out_are_not_drawn():
 def test_the_static_mix_is_a_distribution_over_the_views():
     assert set(views.STATIC_MIX) == set(views.VIEWS)
     assert sum(views.STATIC_MIX.values()) == pytest.approx(1)
-
-
-def test_the_probes_are_in_grey_and_apart_from_the_mix():
-    assert all(view.grey for view in views.PROBES.values())
-    assert not set(views.PROBES) & set(views.VIEWS)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from pst_fast.errors import InputError
 from pst_fast.models import create_model, list_models
@@ -26,9 +27,44 @@ def test_widths_that_convolutions_cannot_take_are_refused():
         create_model("resnet10", num_classes=2, width=4)
 
 
-def test_torchvision_on_demand():
-    model = create_model("torchvision:mobilenet_v2", num_classes=3).eval()
+SMALL_STEMS = {
+    "torchvision:resnet50": 32,
+    "torchvision:densenet121": 32,
+    "torchvision:mobilenet_v2": 32,
+    "torchvision:vgg11_bn": 32,
+    "timm:resnet18": 32,
+    "timm:mobilenetv2_100": 32,
+    "timm:vit_tiny_patch16_224": 8,
+    "timm:cait_xxs24_224": 8,
+    "timm:convnext_atto": 8,
+}
+
+
+@pytest.mark.parametrize(("name", "first_map"), SMALL_STEMS.items())
+def test_networks_from_elsewhere_see_small_images_at_full_size_or_in_eighths(name, first_map):
+    model = create_model(name, num_classes=3, image_size=32).eval()
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    sides = []
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    first.register_forward_hook(lambda module, inputs, output: sides.append(output.shape[-1]))
+    pooled = [m for m in model.modules() if isinstance(m, nn.MaxPool2d) and m.kernel_size == 3]
+    model(torch.zeros(1, 3, 32, 32))
+    assert sides == [first_map] and not pooled
+
+
+def test_networks_from_elsewhere_keep_their_stem_for_large_images():
+    model = create_model("torchvision:resnet18", num_classes=3, image_size=96)
+    assert model.conv1.kernel_size == (7, 7) and isinstance(model.maxpool, nn.MaxPool2d)
+
+
+def test_the_mode_and_the_running_statistics_are_those_of_a_fresh_network():
+    model = create_model("torchvision:resnet18", num_classes=3, image_size=32)
+    assert model.training and int(model.bn1.num_batches_tracked) == 0
+
+
+def test_sizes_that_a_network_cannot_take_are_refused_by_name():
+    with pytest.raises(InputError, match=r"^torchvision:inception_v3 takes no images of 32x32 pixels: "):
+        create_model("torchvision:inception_v3", num_classes=3, image_size=32)
 
 
 @pytest.mark.parametrize("name", ["resnet11", "torchvision:nothing", "torchvision:", "vit"])

@@ -1,11 +1,12 @@
 """Stages are found by depth on the common shapes of network, and the classifier is never one."""
 
 import pytest
+import torch
 import torchvision.models
 from torch import nn
 
 from pst_fast.models import create_model
-from pst_fast.pst import find_stages
+from pst_fast.pst import ActivationClusterMeasurement, find_stages
 
 
 def names(model: nn.Module) -> list[str]:
@@ -33,6 +34,37 @@ def test_other_families_give_at_most_five_stages_in_order_without_the_classifier
     assert outputs == sorted(outputs)
     head = {id(p) for p in list(model.parameters())[-2:]}
     assert not head & {id(p) for stage in stages for p in stage.parameters(model)}
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("timm:vit_tiny_patch16_224", 5),
+        ("timm:cait_xxs24_224", 5),
+        ("timm:mobilenetv2_100", 5),
+        ("timm:convnext_atto", 5),
+        ("timm:resnet18", 5),
+    ],
+)
+def test_timm_models_have_five_stages_that_acm_can_measure(name, stages):
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=3, image_size=32)
+    images, labels = torch.randn(30, 3, 32, 32), torch.arange(30) % 3
+    values = ActivationClusterMeasurement(model, images, labels)()
+    assert len(values) == stages and all(value > 0 for value in values.values())
+    order = [n for n, _ in model.named_modules()]
+    outputs = [order.index(stage.modules[-1]) for stage in find_stages(model)]
+    assert outputs == sorted(outputs)
+
+
+def test_a_normalisation_with_its_own_activation_is_not_a_block():
+    class NormAct(nn.BatchNorm2d):
+        def __init__(self, channels: int) -> None:
+            super().__init__(channels)
+            self.act = nn.ReLU()
+
+    layers = [nn.Conv2d(3, 4, 3), NormAct(4), nn.Conv2d(4, 8, 3), NormAct(8), nn.Flatten(), nn.Linear(8, 2)]
+    assert [stage.modules for stage in find_stages(nn.Sequential(*layers))] == [("0", "1"), ("2", "3")]
 
 
 def test_plain_sequential():

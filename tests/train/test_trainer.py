@@ -94,9 +94,9 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path, clean):
     for width in (8, 16):
         with pytest.raises(Killed):
             run(tmp_path / f"w{width}", clean, clean, settings(width=width), kill)
-    foreign = tmp_path / "w16.partial" / "metrics.ckpt"
-    (tmp_path / "w8.partial" / "metrics.ckpt").write_bytes(foreign.read_bytes())
-    with pytest.raises(InputError, match=r"metrics\.ckpt: expected a checkpoint of resnet10 \(width 8\)"):
+    foreign = tmp_path / "w16.partial" / "training.ckpt"
+    (tmp_path / "w8.partial" / "training.ckpt").write_bytes(foreign.read_bytes())
+    with pytest.raises(InputError, match=r"training\.ckpt: expected a checkpoint of resnet10 \(width 8\)"):
         run(tmp_path / "w8", clean, clean, settings())
 
 
