@@ -384,6 +384,39 @@ def test_results_are_there_after_each_cell_and_the_run_goes_on(
     assert "recovered" in shown.out
 
 
+def test_a_failing_cell_is_told_and_the_others_go_on(
+    tmp_path: Path, stages: Stages, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--out", str(tmp_path), "--attacks", "lsp,em", "--defenses", "erm,pst"]
+    stages.stop_at, stages.error = "train lsp/pst", InputError("training diverged")
+    assert command.main(arguments) == 2
+    assert stages.built[-2:] == ["train em/erm", "train em/pst"]
+    assert "error: lsp/pst seed 0 failed: training diverged\n" in capsys.readouterr().err
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["attack"], row["defense"]) for row in rows] == [("lsp", "erm"), ("em", "erm"), ("em", "pst")]
+    assert (tmp_path / "table.md").is_file()
+    stages.stop_at = None
+    assert command.main(arguments) == 0
+    assert stages.built[-1] == "train lsp/pst", "only what failed is built"
+
+
+def test_an_attack_that_fails_takes_its_own_cells_only(tmp_path: Path, stages: Stages) -> None:
+    stages.stop_at, stages.error = "craft lsp", InputError("no such thing")
+    with pytest.raises(InputError, match=r"^lsp seed 0 failed: no such thing$"):
+        run(plan_for(tmp_path, attacks=("lsp", "em"), defenses=("erm",)), quiet())
+    assert stages.built[-3:] == ["craft em", "apply", "train em/erm"]
+
+
+def test_all_stands_for_every_name_that_is_not_there_yet() -> None:
+    from pst_fast.attacks.base import ATTACKS
+    from pst_fast.defenses.base import DEFENSES
+
+    plan = resolve(RunConfig(attacks=("none", "all", "em"), defenses=("pst-plus", "all")))
+    assert plan.attacks[0] == "none" and plan.attacks[-1] == "em"
+    assert sorted(plan.attacks) == sorted(["none", *ATTACKS.names()])
+    assert plan.defenses[0] == "pst-plus" and sorted(plan.defenses) == DEFENSES.names()
+
+
 def test_one_more_epoch_trains_again_but_crafts_nothing(tmp_path: Path, stages: Stages) -> None:
     run(plan_for(tmp_path, defenses=("erm",), epochs=2), quiet())
     stages.built.clear()

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 NO_ATTACK = "none"
 """Stands for the clean data where the name of an attack is expected."""
+
+ALL = "all"
+"""Stands for every attack or every defense."""
 
 
 Names = Annotated[
@@ -54,9 +57,9 @@ class RunConfig:
     data_dir: Annotated[Path | None, _open("FOLDER", "none; the demo needs none")] = None
     """Folder of the data set."""
     attacks: Annotated[Names | None, _by_dataset("NAME,NAME")] = None
-    """Attacks, comma-separated; "none" stands for the clean data."""
+    """Attacks, comma-separated; "none" stands for the clean data, "all" for every attack."""
     defenses: Annotated[Names | None, _by_dataset("NAME,NAME")] = None
-    """Defenses, comma-separated; "erm" is plain training."""
+    """Defenses, comma-separated; "erm" is plain training, "all" stands for every defense."""
     seeds: Annotated[Names, tyro.conf.arg(metavar="N,N")] = ("0",)
     """Seeds, comma-separated; each one repeats the attack and every training run."""
     out: Annotated[Path | None, _open("FOLDER", "runs/DATASET")] = None
@@ -154,6 +157,7 @@ def resolve(config: RunConfig) -> Plan:
     Raises:
         InputError: An unknown name, a number out of range, a device that is not there.
     """
+    from pst_fast.attacks.base import ATTACKS
     from pst_fast.data.datasets import DATASETS
     from pst_fast.defenses.base import DEFENSES
 
@@ -164,7 +168,8 @@ def resolve(config: RunConfig) -> Plan:
         value = getattr(config, name)
         return kind(getattr(recipe, name) if value is None else value)
 
-    attacks, defenses = _attacks(config, given("attacks", tuple)), given("defenses", tuple)
+    attacks = _with_all(_attacks(config, given("attacks", tuple)), ATTACKS.names())
+    defenses = _with_all(given("defenses", tuple), DEFENSES.names())
     for flag, names in (("--attacks", attacks), ("--defenses", defenses), ("--seeds", config.seeds)):
         _check_list(flag, names)
     for name in defenses:
@@ -191,8 +196,9 @@ def resolve(config: RunConfig) -> Plan:
     surrogate = train.model if config.surrogate is None else config.surrogate
     surrogate_width = train.width if config.surrogate_width is None else config.surrogate_width
     _at_least(1, "surrogate_width", surrogate_width)
-    _check_model(train.model, train.width)
-    _check_model(surrogate, surrogate_width)
+    image_size = config.image_size or recipe.image_size
+    _check_model(train.model, train.width, image_size)
+    _check_model(surrogate, surrogate_width, image_size)
     return Plan(
         dataset=config.dataset,
         data_dir=config.data_dir,
@@ -233,6 +239,13 @@ def _attacks(config: RunConfig, attacks: tuple[str, ...]) -> tuple[str, ...]:
         )
     asked = config.attacks or ()
     return asked if FILE in asked else (*asked, FILE)
+
+
+def _with_all(names: tuple[str, ...], every: Sequence[str]) -> tuple[str, ...]:
+    """The names, with those that are not among them yet in the place of ``all``."""
+    at = names.index(ALL) if ALL in names else len(names)
+    rest = tuple(name for name in every if name not in names) if at < len(names) else ()
+    return (*names[:at], *rest, *names[at + 1 :])
 
 
 def settings_of(plan: Plan) -> dict[str, object]:
@@ -276,11 +289,11 @@ def _check_attacks(names: tuple[str, ...], epsilon: float | None) -> None:
         ATTACKS[name].check_epsilon(epsilon)
 
 
-def _check_model(name: str, width: int) -> None:
+def _check_model(name: str, width: int, image_size: int) -> None:
     from pst_fast.models import create_model
 
     with torch.device("meta"):
-        create_model(name, num_classes=2, width=width)
+        create_model(name, num_classes=2, width=width, image_size=image_size)
 
 
 def _check_list(flag: str, names: tuple[str, ...]) -> None:

@@ -24,37 +24,55 @@ _UNTOUCHED = {"linf": 0.0, "l2": 0.0, "pixels": 0}
 def run(plan: Plan, terminal: Terminal) -> list[Row]:
     """Run every stage of ``plan`` that is not there yet, and write the report.
 
-    ``results.json`` is written anew after each cell (attack x defense x seed) that is finished.
+    ``results.json`` is written anew after each cell (attack x defense x seed) that is finished. A cell that
+    fails is told and left out, and the others go on.
 
     Returns:
         One row per attack, defense and seed: what ``results.json`` holds (see docs/pipeline.md).
 
     Raises:
-        InputError: Something given cannot be used, or another run works in ``plan.out``.
+        InputError: Something given cannot be used, another run works in ``plan.out``, or (once all others
+            are finished) cells failed.
     """
     from pst_fast.report import write_report
 
     keep_freed_memory()
     with _only_run_in(plan.out):
         rows: list[Row] = []
+        failures: list[str] = []
         clean = _prepare(plan, terminal)
         _check_budgets(plan, clean)
         for seed in plan.seeds:
             baseline = _train(plan, terminal, NO_ATTACK, "erm", seed, clean, clean)
             clean_accuracy = read_manifest(baseline)["facts"]["last_accuracy"]
             for attack in plan.attacks:
-                poisoned = clean if attack == NO_ATTACK else _poison(plan, terminal, attack, seed, clean)
-                for defense in plan.defenses:
-                    is_baseline = (attack, defense) == (NO_ATTACK, "erm")
-                    trained = (
-                        baseline
-                        if is_baseline
-                        else _train(plan, terminal, attack, defense, seed, poisoned, clean)
-                    )
-                    rows.append(_row(plan, attack, defense, seed, clean, trained, clean_accuracy))
-                    _write_results(plan, rows)
-        write_report(plan.out, rows)
+                with _surviving(terminal, f"{attack} seed {seed}", failures):
+                    poisoned = clean if attack == NO_ATTACK else _poison(plan, terminal, attack, seed, clean)
+                    for defense in plan.defenses:
+                        with _surviving(terminal, f"{attack}/{defense} seed {seed}", failures):
+                            is_baseline = (attack, defense) == (NO_ATTACK, "erm")
+                            trained = (
+                                baseline
+                                if is_baseline
+                                else _train(plan, terminal, attack, defense, seed, poisoned, clean)
+                            )
+                            rows.append(_row(plan, attack, defense, seed, clean, trained, clean_accuracy))
+                            _write_results(plan, rows)
+        if rows:
+            write_report(plan.out, rows)
+    if failures:
+        raise InputError("; ".join(failures))
     return rows
+
+
+@contextmanager
+def _surviving(terminal: Terminal, cell: str, failures: list[str]) -> Iterator[None]:
+    """Note a failure that is the cell's own, so that the others go on."""
+    try:
+        yield
+    except InputError as error:
+        failures.append(f"{cell} failed: {error}")
+        terminal.say(failures[-1])
 
 
 def _check_budgets(plan: Plan, clean: Path) -> None:

@@ -6,7 +6,11 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Recipe:
-    """Defaults of one data set; the fields are the flags of ``pst_fast.cli.config.RunConfig``."""
+    """Defaults of one data set; the fields are the flags of ``pst_fast.cli.config.RunConfig``.
+
+    Attributes:
+        image_size: That networks are tried with before any work; the images' own size is known later.
+    """
 
     model: str
     width: int
@@ -19,9 +23,10 @@ class Recipe:
     weight_decay: float = 5e-4
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.0
+    image_size: int = 224
 
 
-_CIFAR = Recipe(model="resnet18", width=64, epochs=30)
+_CIFAR = Recipe(model="resnet18", width=64, epochs=30, image_size=32)
 _RECIPES = {
     "demo": Recipe(
         model="resnet10",
@@ -32,6 +37,7 @@ _RECIPES = {
         preset="fast",
         batch_size=40,
         learning_rate=0.08,
+        image_size=32,
     ),
     "cifar10": _CIFAR,
     "cifar100": _CIFAR,
