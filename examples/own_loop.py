@@ -34,12 +34,14 @@ def small_network() -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
-def train(epochs: int, samples: int, seed: int = 0) -> ProgressiveStagedTraining:
-    """A plain loop with three more lines."""
+def train(
+    epochs: int, samples: int, seed: int = 0, model: nn.Module | None = None
+) -> ProgressiveStagedTraining:
+    """A plain loop with three more lines; ``model`` is yours, with ten outputs."""
     torch.manual_seed(seed)
     data = poisoned_shapes(samples, seed)
     loader = DataLoader(data, batch_size=50, shuffle=True)
-    model = small_network()
+    model = model or small_network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
 

@@ -7,6 +7,7 @@ clean image. Then training goes back to before it, and on under the first view t
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -58,11 +59,12 @@ class PSTPlus(Defense):
         return views.apply_mix(images, mix, seed, step) if mix else images
 
     def _check(self) -> None:
-        trapped = STAGES[self._stage].trapped(self._measure)
+        measure = cache(self._measure)  # until the end of this check
+        trapped = STAGES[self._stage].trapped(measure)
         if not trapped:
             self._snapshots.take()
             return
-        self._stage = next_stage(self._stage, self._measure)
+        self._stage = next_stage(self._stage, measure)
         self._snapshots.go_back(ROLLBACK)
         names = [stage.name for stage in self._fit.acm.stages]
         words = f"trapped: went back, and on under {STAGES[self._stage].name!r}"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pst_fast.defenses.ladder import COARSE, GREY, GREY_JPEG, JPEG, STAGES, next_stage
+from pst_fast.defenses.ladder import GREY, GREY_MILD, JPEG, MILD, RAW, STAGES, next_stage
 from pst_fast.defenses.pst_plus import ROLLBACK, PSTPlus
 from pst_fast.manifest import read_manifest
 from pst_fast.models import create_model
@@ -16,7 +16,6 @@ from pst_fast.train.augmentation import PLAIN
 from tests.train.test_trainer import run, settings
 
 CALM = (0.3, 0.4, 0.5, 0.6, 0.7)
-RAW = View()
 Values = dict[View, tuple[float, ...]]
 
 
@@ -31,23 +30,19 @@ def times(factor: float, *, at: int | None = None) -> tuple[float, ...]:
 
 
 @pytest.mark.parametrize("depth", range(5))
-def test_a_trap_is_a_ratio_beyond_the_limit_of_its_depth(depth):
-    below = measure_of({RAW: times(COARSE[depth] * 0.99, at=depth)})
-    above = measure_of({RAW: times(COARSE[depth] * 1.01, at=depth)})
-    assert STAGES[0].trapped(below) == [] and STAGES[0].trapped(above) == [depth]
-
-
-def test_limits_are_interpolated_for_networks_of_other_depths():
-    three = {RAW: (1.29, 1.79, 2.79), JPEG: (1.0, 1.0, 1.0)}
-    assert STAGES[0].trapped(lambda view: three[view]) == []
-    three[RAW] = (1.31, 1.81, 2.81)
-    assert STAGES[0].trapped(lambda view: three[view]) == [0, 1, 2]
+@pytest.mark.parametrize(("floor", "limit"), [(MILD, 1.4), (GREY, 2.0)])
+def test_a_trap_is_a_measure_that_falls_too_far_at_any_depth(floor, limit, depth):
+    for factor, trapped in ((limit * 0.99, []), (limit * 1.01, [depth])):
+        measures = {view: times(factor) for view in (RAW, MILD, GREY)}  # all alike but for one
+        measures[floor] = tuple(v / (factor if d == depth else 1) for d, v in enumerate(times(factor)))
+        assert STAGES[0].trapped(measure_of(measures)) == trapped
 
 
 @pytest.mark.parametrize(
     ("values", "name"),
     [
         ({RAW: times(4)}, "grey"),  # greyscale is free
+        ({RAW: times(4), MILD: times(4)}, "grey"),  # which JPEG-40 need not be
         ({RAW: times(4), GREY: times(4)}, "jpeg"),  # JPEG is, greyscale is not
         ({RAW: times(4), GREY: times(4, at=4)}, "jpeg"),  # one depth is enough
         ({RAW: times(4), GREY: times(4), JPEG: times(2)}, "jpeg-grey"),  # only both together
@@ -63,7 +58,7 @@ def test_stages_get_stronger_and_end_with_one_that_nothing_follows():
     assert all(sum(stage.mix.values()) == pytest.approx(1) for stage in STAGES[1:])
     everything = measure_of(dict.fromkeys((RAW, GREY, JPEG), times(9)))
     assert next_stage(2, everything) == 3 and STAGES[3].trapped(everything) == []
-    assert next_stage(0, measure_of({RAW: times(9), GREY_JPEG: times(9)})) == 1
+    assert next_stage(0, measure_of({GREY: times(1.3), GREY_MILD: CALM})) == 1
 
 
 def make() -> tuple[PSTPlus, nn.Module, Values]:
