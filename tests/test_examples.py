@@ -29,7 +29,7 @@ def test_own_loop_takes_models_from_elsewhere(package, capsys):
     if package == "timm":
         model = timm.create_model("mobilenetv3_small_050", num_classes=10)
     else:
-        model = torchvision.models.resnet18(num_classes=10)
+        model = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
     pst = own_loop().train(epochs=1, samples=700, model=model)  # 14 steps: one check
     assert len(pst.levels) == len(pst.last_acm) == 5
     assert all(value > 0 for value in pst.last_acm.values())
