@@ -14,6 +14,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from pst_fast.cli.recipes import recipe_of
 from pst_fast.data.perturbations import FILE, LAYOUTS
+from pst_fast.data.subset import Part
 from pst_fast.errors import InputError
 from pst_fast.train.settings import TrainSettings
 
@@ -75,6 +76,8 @@ class RunConfig:
     """Side of the stored images."""
     data_seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Seed of the subset's draw."""
+    test_part: Part = "all"
+    """Half of the test images: to make choices on, or to report figures that no choice was made by."""
 
     perturbation: Annotated[Path | None, _open("PATH", "none")] = None
     """Published perturbations or poisoned images, a file (.pt, .npy, .npz, .pkl) or a folder."""
@@ -135,6 +138,7 @@ class Plan:
     train_per_class: int | None
     test_per_class: int | None
     data_seed: int
+    test_part: Part
     attacks: tuple[str, ...]
     defenses: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -207,6 +211,7 @@ def resolve(config: RunConfig) -> Plan:
         train_per_class=config.train_per_class,
         test_per_class=config.test_per_class,
         data_seed=_at_least(0, "data_seed", config.data_seed),
+        test_part=config.test_part,
         attacks=attacks,
         defenses=defenses,
         seeds=tuple(_seed(word) for word in config.seeds),

@@ -108,6 +108,7 @@ def _prepare(plan: Plan, terminal: Terminal) -> Path:
             train_per_class=plan.train_per_class,
             test_per_class=plan.test_per_class,
             data_seed=plan.data_seed,
+            test_part=plan.test_part,
             progress=with_time_left(report),
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from pst_fast.data.beton import read_beton, write_beton
 from pst_fast.data.datasets import DATASETS, SPLITS, Source, Split
-from pst_fast.data.subset import subset_rows
+from pst_fast.data.subset import Part, subset_rows
 from pst_fast.data.types import ImageSet
 from pst_fast.errors import InputError
 from pst_fast.files import write_json
@@ -29,6 +29,7 @@ def prepare(
     train_per_class: int | None,
     test_per_class: int | None,
     data_seed: int = 0,
+    test_part: Part = "all",
     progress: Callable[[float, str], None] = lambda fraction, words: None,
 ) -> Path:
     """Write a data set, or a stratified subset of it, as raw RGB images of one size.
@@ -45,7 +46,8 @@ def prepare(
         num_classes: Take the first so many classes; None: all.
         train_per_class: Training images of each class; None: all.
         test_per_class: Test images of each class; None: all.
-        data_seed: Draws the subsets.
+        data_seed: Draws the subsets, and the halves of the test images.
+        test_part: Take all test images, or the half for choices or for reported figures.
         progress: Called with (fraction done in [0,1], a few words).
 
     Raises:
@@ -67,6 +69,7 @@ def prepare(
                 num_classes=num_classes,
                 per_class=train_per_class if split == "train" else test_per_class,
                 seed=data_seed,
+                part="all" if split == "train" else test_part,
             )
             for split in SPLITS
         }
@@ -97,6 +100,7 @@ def prepare(
         "train_per_class": train_per_class,
         "test_per_class": test_per_class,
         "data_seed": data_seed,
+        "test_part": test_part,
     }
     return build_stage(output, "prepare", parameters, {}, build)
 

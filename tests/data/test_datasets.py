@@ -14,7 +14,7 @@ from PIL import Image
 from pst_fast.data import cifar
 from pst_fast.data.datasets import DATASETS, ArraySource
 from pst_fast.data.decode import decode, fit, load_images
-from pst_fast.data.subset import subset_rows
+from pst_fast.data.subset import Part, subset_rows
 from pst_fast.data.types import ImageSet
 from pst_fast.errors import InputError
 
@@ -236,6 +236,21 @@ def test_seeds_and_splits_draw_differently() -> None:
 def test_a_subset_of_nothing_but_classes_takes_all_of_them() -> None:
     taken = subset_rows(LABELS, NAMES, "train", num_classes=2, per_class=None, seed=0)
     np.testing.assert_array_equal(taken, np.flatnonzero(LABELS < 2))
+
+
+@given(seed=st.integers(0, 5), per_class=st.integers(1, 20))
+def test_the_halves_share_nothing_and_a_part_of_all_is_in_the_one_for_choices(
+    seed: int, per_class: int
+) -> None:
+    def rows(part: Part, count: int | None = None) -> set[int]:
+        return set(
+            subset_rows(LABELS, NAMES, "test", num_classes=3, per_class=count, seed=seed, part=part).tolist()
+        )
+
+    assert not rows("choose") & rows("report")
+    assert rows("choose") | rows("report") == set(np.flatnonzero(LABELS < 3).tolist())
+    assert rows("choose", per_class) == rows("all", per_class)
+    assert rows("report", per_class) < rows("report")
 
 
 @pytest.mark.parametrize(
