@@ -17,15 +17,15 @@ from pst_fast.defenses import views
 from pst_fast.defenses.base import DEFENSES, Defense, Event
 from pst_fast.defenses.ladder import STAGES, next_stage
 from pst_fast.ops import View
+from pst_fast.pst.cadence import Cadence
 from pst_fast.pst.snapshots import Snapshots
 from pst_fast.train.augmentation import Augmentation, normalise
 
 if TYPE_CHECKING:
     from pst_fast.train.loop import Fit
 
-FIRST_CHECK = 13
-GROWTH = 8
-"""A check is made when an eighth of the steps so far have passed since the last one."""
+INTERVAL, GROWTH = 13, 8
+"""Of the checks' cadence: later on, one when an eighth of the steps so far have passed since the last."""
 ROLLBACK = 2
 
 
@@ -42,13 +42,11 @@ class PSTPlus(Defense):
     def start(self, fit: Fit) -> None:
         self._fit = fit
         self._stage = 0
-        self._steps, self._next = 0, FIRST_CHECK
+        self._cadence = Cadence(INTERVAL, GROWTH)
         self._snapshots = Snapshots(fit.model, fit.optimizer, ROLLBACK + 1)
 
     def after_step(self) -> None:
-        self._steps += 1
-        if self._steps >= self._next:
-            self._next = self._steps + max(FIRST_CHECK, self._steps // GROWTH)
+        if self._cadence.step():
             self._check()
 
     def augmentation(self) -> Augmentation:
@@ -67,8 +65,9 @@ class PSTPlus(Defense):
         self._stage = next_stage(self._stage, measure)
         self._snapshots.go_back(ROLLBACK)
         names = [stage.name for stage in self._fit.acm.stages]
+        concerned = tuple(names[depth] for depth in trapped)
         words = f"trapped: went back, and on under {STAGES[self._stage].name!r}"
-        self.events.append(Event(self._steps, "view", tuple(names[depth] for depth in trapped), words))
+        self.events.append(Event(self._cadence.steps, "view", concerned, words))
 
     def _measure(self, view: View) -> list[float]:
         seen = ops.degrade(self._fit.probe_images, [view], seed=0, offset=0)
@@ -77,11 +76,11 @@ class PSTPlus(Defense):
     def state_dict(self) -> dict[str, Any]:
         return {
             "stage": self._stage,
-            "steps": self._steps,
-            "next": self._next,
+            "cadence": self._cadence.state_dict(),
             "snapshots": self._snapshots.state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._stage, self._steps, self._next = state["stage"], state["steps"], state["next"]
+        self._stage = state["stage"]
+        self._cadence.load_state_dict(state["cadence"])
         self._snapshots.restore(state["snapshots"])

@@ -6,12 +6,13 @@ linear-discriminant ratio of each stage's output on training images. Positions a
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import nn
 
 from pst_fast import ops
+from pst_fast.precision import autocast
 from pst_fast.pst.lda import spatial_ldas
 from pst_fast.pst.stages import Stage, StageNames, find_stages
 
@@ -28,6 +29,7 @@ class ActivationClusterMeasurement:
         grid: The output of a stage is averaged over ``grid`` x ``grid`` cells.
         components: Principal components of the pooled features that are kept.
         batch_size: Images a forward pass.
+        bf16: Whether the forward passes run under autocast to bf16.
         measure: ``(pooled [N,D], labels [N], num_classes) -> float``, another definition of the measure. It
             may return a tensor of one element: if it does for every stage, those are read at once.
 
@@ -50,6 +52,7 @@ class ActivationClusterMeasurement:
         grid: int = 4,
         components: int = 32,
         batch_size: int = 350,
+        bf16: bool = False,
         measure: Callable[[torch.Tensor, torch.Tensor, int], float | torch.Tensor] | None = None,
     ) -> None:
         if len(images) != len(labels):
@@ -62,17 +65,27 @@ class ActivationClusterMeasurement:
             raise ValueError("labels: ACM needs probe images of at least two classes")
         self.grid = grid
         self.batch_size = batch_size
+        self.bf16 = bf16
         self.components = components
         self._measure = measure
 
     @torch.no_grad()
-    def __call__(self, images: torch.Tensor | None = None) -> dict[str, float]:
-        """Measure; ``images`` [N,3,H,W] stands in for the probes (the same images under another view)."""
+    def __call__(self, images: torch.Tensor | None = None, *, depth: int | None = None) -> dict[str, float]:
+        """Measure.
+
+        Args:
+            images: [N,3,H,W] in the place of the probes: the same images under another view.
+            depth: How many of the stages are measured, shallow ones first; None: all. The network is run no
+                further than these need.
+        """
         images = self.images if images is None else images
-        pooled: dict[str, list[torch.Tensor]] = {stage.name: [] for stage in self.stages}
-        with _evaluating(self.model), self._collecting(pooled):
+        pooled: dict[str, list[torch.Tensor]] = {stage.name: [] for stage in self.stages[:depth]}
+        if not pooled:
+            return {}
+        with _evaluating(self.model), self._collecting(pooled), autocast(images.device, self.bf16):
             for start in range(0, len(images), self.batch_size):
-                self.model(images[start : start + self.batch_size])
+                with suppress(_Enough):
+                    self.model(images[start : start + self.batch_size])
         values = self._values([torch.cat(parts) for parts in pooled.values()], self.labels.to(images.device))
         return dict(zip(pooled, values, strict=True))
 
@@ -89,14 +102,27 @@ class ActivationClusterMeasurement:
     @contextmanager
     def _collecting(self, pooled: dict[str, list[torch.Tensor]]) -> Iterator[None]:
         def hook(name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
-            return lambda module, inputs, output: pooled[name].append(_pool(output, self.grid, name))
+            def collect(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+                pooled[name].append(_pool(output, self.grid, name))
+                if all(len(parts) == len(pooled[name]) for parts in pooled.values()):
+                    raise _Enough
 
-        handles = [s.output(self.model).register_forward_hook(hook(s.name)) for s in self.stages]
+            return collect
+
+        handles = [
+            stage.output(self.model).register_forward_hook(hook(stage.name))
+            for stage in self.stages
+            if stage.name in pooled
+        ]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+
+class _Enough(Exception):
+    """All stages that are measured have been reached."""
 
 
 def _pool(output: torch.Tensor, grid: int, name: str) -> torch.Tensor:

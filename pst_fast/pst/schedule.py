@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from pst_fast.pst.acm import ActivationClusterMeasurement
+from pst_fast.pst.cadence import Cadence
 from pst_fast.pst.slowing import SlowedStages
 from pst_fast.pst.snapshots import Snapshots
 from pst_fast.pst.stages import StageNames
 
 THRESHOLD = (0.45, 0.50, 0.65)
+INTERVAL, GROWTH = 13, 32
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class StageEvent:
     Attributes:
         step: Training step at which the check was made.
         stages: The stages that are slowed from now on, shallow first.
-        acm: The measure at the check, by stage.
+        acm: The measure at the check, by watched stage.
     """
 
     step: int
@@ -41,11 +43,11 @@ class ProgressiveStagedTraining:
     >>> ...; loss.backward(); optimizer.step()
     >>> pst.step()
 
-    Every ``interval`` steps ACM is measured on the probes. While all watched stages are under their
-    thresholds, a snapshot is kept. When one is over, weights, buffers and optimizer state go back
-    ``rollback`` snapshots, and every stage up to the deepest one that is over is slowed: its learning rate
-    is the optimizer's times ``gamma ** level`` (see :class:`~pst_fast.pst.slowing.SlowedStages`). Step
-    counters and schedules go on.
+    Now and then (:class:`~pst_fast.pst.cadence.Cadence`) ACM is measured on the probes. While all watched
+    stages are under their thresholds, a snapshot is kept. When one is over, weights, buffers and optimizer
+    state go back ``rollback`` snapshots, and every stage up to the deepest one that is over is slowed: its
+    learning rate is the optimizer's times ``gamma ** level`` (see
+    :class:`~pst_fast.pst.slowing.SlowedStages`). Step counters and schedules go on.
 
     Args:
         model: Any network.
@@ -55,7 +57,8 @@ class ProgressiveStagedTraining:
         threshold: ACM limits, shallow first; deeper stages than there are limits are never slowed.
         gamma: Factor on the learning rate for each level.
         max_level: A stage is slowed at most this many times.
-        interval: Steps between checks.
+        interval: Steps between checks at first.
+        growth: Later a check is made when a ``growth``-th of the steps so far have passed since the last one.
         rollback: Snapshots to go back.
         history: Snapshots that are kept.
         stages: Stage name -> submodule name(s), shallow first; found by depth if None.
@@ -75,7 +78,8 @@ class ProgressiveStagedTraining:
         threshold: Sequence[float] = THRESHOLD,
         gamma: float = 0.1,
         max_level: int = 3,
-        interval: int = 13,
+        interval: int = INTERVAL,
+        growth: int = GROWTH,
         rollback: int = 4,
         history: int = 24,
         stages: StageNames | None = None,
@@ -83,16 +87,15 @@ class ProgressiveStagedTraining:
     ) -> None:
         if not 0 <= gamma < 1:
             raise ValueError(f"gamma: expected a factor in [0,1), got {gamma}")
-        for name, value in (("interval", interval), ("rollback", rollback), ("history", history)):
+        for name, value in (("rollback", rollback), ("history", history)):
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
         self.acm = acm or ActivationClusterMeasurement(model, images, labels, stages=stages)
-        self.interval = interval
+        self.cadence = Cadence(interval, growth)
         self.rollback = rollback
         self.watched = dict(zip((stage.name for stage in self.acm.stages), threshold, strict=False))
         self.events: list[StageEvent] = []
         self.last_acm: dict[str, float] = {}
-        self.steps = 0
         self._slowed = SlowedStages(model, optimizer, self.acm.stages, gamma=gamma, max_level=max_level)
         self._snapshots = Snapshots(model, optimizer, history)
 
@@ -103,12 +106,11 @@ class ProgressiveStagedTraining:
 
     def step(self) -> StageEvent | None:
         """Call after every ``optimizer.step()``; returns the event if this step ended in a roll-back."""
-        self.steps += 1
-        return self.check() if self.steps % self.interval == 0 else None
+        return self.check() if self.cadence.step() else None
 
     def check(self) -> StageEvent | None:
         """Measure now and act on it."""
-        self.last_acm = self.acm()
+        self.last_acm = self.acm(depth=len(self.watched))
         names = list(self.levels)
         bad = [
             depth
@@ -123,7 +125,7 @@ class ProgressiveStagedTraining:
         self._snapshots.go_back(self.rollback)
         slowed = tuple(names[: bad[-1] + 1])
         self._slowed.slow(slowed)
-        event = StageEvent(self.steps, slowed, dict(self.last_acm))
+        event = StageEvent(self.cadence.steps, slowed, dict(self.last_acm))
         self.events.append(event)
         return event
 
@@ -134,7 +136,7 @@ class ProgressiveStagedTraining:
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs: tensors and plain values only."""
         return {
-            "steps": self.steps,
+            "cadence": self.cadence.state_dict(),
             "levels": dict(self.levels),
             "events": [asdict(event) for event in self.events],
             "last_acm": dict(self.last_acm),
@@ -143,7 +145,7 @@ class ProgressiveStagedTraining:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a state from :meth:`state_dict` of the same model and optimizer."""
-        self.steps = state["steps"]
+        self.cadence.load_state_dict(state["cadence"])
         self._slowed.levels = dict(state["levels"])
         self.events = [StageEvent(e["step"], tuple(e["stages"]), e["acm"]) for e in state["events"]]
         self.last_acm = dict(state["last_acm"])

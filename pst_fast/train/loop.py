@@ -81,12 +81,12 @@ class Fit:
             fused=True,
         )
         self.probe_images = probe.images.to(device)
+        self.bf16 = computes_in_bf16(device) if settings.amp == "auto" else settings.amp == "on"
         self.acm = ActivationClusterMeasurement(
-            self.model, normalise(self.probe_images), probe.labels.to(device)
+            self.model, normalise(self.probe_images), probe.labels.to(device), bf16=self.bf16
         )
         self.rows: list[dict[str, Any]] = []
         self.seconds = {"train": 0.0, "evaluate": 0.0}
-        self.bf16 = computes_in_bf16(device) if settings.amp == "auto" else settings.amp == "on"
         defense.start(self)
 
     def run(self) -> None:

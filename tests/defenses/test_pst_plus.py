@@ -76,14 +76,14 @@ def walk(defense: PSTPlus, model: nn.Module, steps: int) -> None:
     """Steps that leave their number in a weight."""
     for _ in range(steps):
         with torch.no_grad():
-            model.fc.bias.fill_(defense._steps + 1)
+            model.fc.bias.fill_(defense._cadence.steps + 1)
         defense.after_step()
 
 
 def test_checks_come_every_thirteen_steps_and_then_after_an_eighth_of_the_steps_so_far(monkeypatch):
     defense, model, _ = make()
     seen: list[int] = []
-    monkeypatch.setattr(defense, "_check", lambda: seen.append(defense._steps))
+    monkeypatch.setattr(defense, "_check", lambda: seen.append(defense._cadence.steps))
     walk(defense, model, 500)
     assert seen[:9] == [13, 26, 39, 52, 65, 78, 91, 104, 117]
     assert seen[-3:] == [372, 418, 470] and len(seen) == 21

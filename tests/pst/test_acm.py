@@ -76,6 +76,30 @@ def test_batches_do_not_change_it():
     assert parts == pytest.approx(whole, rel=1e-4)
 
 
+def test_shallow_stages_are_measured_without_running_the_deep_ones():
+    model = network()
+    x, y = torch.randn(20, 3, 8, 8), torch.arange(20) % 2
+    acm = ActivationClusterMeasurement(model, x, y, batch_size=7)
+    whole, names = acm(), [stage.name for stage in acm.stages]
+    ran: list[str] = []
+    for stage in acm.stages:
+        stage.output(model).register_forward_hook(lambda *_, name=stage.name: ran.append(name))
+    assert acm(depth=1) == {names[0]: whole[names[0]]}
+    assert ran == names[:1] * 3 and model.training
+    assert acm(depth=0) == {}
+
+
+def test_bf16_is_asked_of_the_network_alone():
+    model = network()
+    x, y = torch.randn(40, 3, 8, 8), torch.arange(40) % 2
+    kinds: list[torch.dtype] = []
+    model[0].register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))
+    exact = ActivationClusterMeasurement(model, x, y)()
+    rounded = ActivationClusterMeasurement(model, x, y, bf16=True)()
+    assert kinds == [torch.float32, torch.bfloat16]
+    assert list(rounded.values()) == pytest.approx(list(exact.values()), rel=0.05)
+
+
 def test_another_measure_can_be_put_in():
     acm = ActivationClusterMeasurement(
         network(), torch.randn(8, 3, 12, 12), torch.arange(8) % 2, measure=lambda pooled, labels, k: float(k)

@@ -32,8 +32,8 @@ class Scripted:
         self.stages = find_stages(model)
         self.values = iter(values)
 
-    def __call__(self) -> dict[str, float]:
-        return dict(zip(("first", "second"), next(self.values), strict=True))
+    def __call__(self, *, depth: int) -> dict[str, float]:
+        return dict(zip(("first", "second")[:depth], next(self.values), strict=True))
 
 
 def make(optimizer_type=torch.optim.SGD, values=(), **options):
