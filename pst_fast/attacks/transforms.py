@@ -1,12 +1,15 @@
 """Differentiable augmentations of a network's inputs, for perturbations that have to survive augmentation."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pst_fast import ops
 from pst_fast.attacks.pgd import MEAN, STD, Transform
+from pst_fast.ops import View
 
 # Luma and the two axes of colour (YIQ), in which a hue is an angle; and back. Numbers, not tensors: a CUDA
 # graph may not copy from main memory.
@@ -42,7 +45,48 @@ def contrastive(strength: float) -> Transform:
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength: expected a value between 0 and 1, got {strength}")
-    return lambda inputs: _jitter(_crop(inputs, 1 - 0.9 * strength), strength)
+    return in_turn(lambda inputs: _crop(inputs, 1 - 0.9 * strength), coloured(strength, grey=0.2 * strength))
+
+
+def in_turn(*transforms: Transform) -> Transform:
+    """One after the other."""
+
+    def transform(inputs: Tensor) -> Tensor:
+        for each in transforms:
+            inputs = each(inputs)
+        return inputs
+
+    return transform
+
+
+def coloured(strength: float, *, grey: float) -> Transform:
+    """The colour jitter of :func:`contrastive`, and no colour for a share ``grey`` of the samples."""
+    return lambda inputs: _jitter(inputs, strength, grey)
+
+
+def seen_through(mix: Mapping[View, float]) -> Transform:
+    """Each sample under a view drawn from ``mix`` (view -> probability), and the gradient as if under none.
+
+    That is the straight-through estimate of Athalye et al., ICML 2018 (arXiv 1802.00420). Views that draw
+    something themselves (``View.erase``) draw the same each time.
+    """
+
+    def transform(inputs: Tensor) -> Tensor:
+        x = inputs.float() * STD + MEAN
+        pixels = (x.detach().permute(0, 2, 3, 1) * 255).round().clamp(0, 255).to(torch.uint8).contiguous()
+        draw = torch.rand(len(x), 1, 1, 1, device=x.device) * sum(mix.values())
+        # Whole batches under each view, of which the draws choose: a CUDA graph would repeat the draws of an
+        # op that is told its seed.
+        seen = torch.zeros_like(pixels)
+        for view, share in mix.items():
+            seen = torch.where(
+                (draw >= 0) & (draw < share), ops.degrade(pixels, [view], seed=0, offset=0), seen
+            )
+            draw = draw - share
+        difference = seen.permute(0, 3, 1, 2).float() / 255 - x.detach()
+        return ((x + difference - MEAN) / STD).to(inputs.dtype)
+
+    return transform
 
 
 def _crop(inputs: Tensor, least_area: float) -> Tensor:
@@ -60,7 +104,7 @@ def _crop(inputs: Tensor, least_area: float) -> Tensor:
     return F.grid_sample(inputs, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def _jitter(inputs: Tensor, strength: float) -> Tensor:
+def _jitter(inputs: Tensor, strength: float, grey_probability: float) -> Tensor:
     def drawn(width: float) -> Tensor:
         return (2 * torch.rand(len(inputs), 1, 1, 1, device=inputs.device) - 1) * width
 
@@ -79,7 +123,7 @@ def _jitter(inputs: Tensor, strength: float) -> Tensor:
     turned = torch.cat([luma, angle.cos() * i - angle.sin() * q, angle.sin() * i + angle.cos() * q], dim=1)
     moved = torch.cat([_mixed(turned, weights) for weights in _FROM_YIQ], dim=1).clamp(0, 1)
     x = torch.where(chosen(0.8 * strength), moved, x)
-    x = torch.where(chosen(0.2 * strength), _luma(x).expand_as(x), x)
+    x = torch.where(chosen(grey_probability), _luma(x).expand_as(x), x)
     return ((x - MEAN) / STD).to(inputs.dtype)
 
 

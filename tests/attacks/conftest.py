@@ -25,7 +25,7 @@ TINY = Recipe(steps=2, relative_step=0.4, train_batches=4, max_rounds=3, batch_s
 @pytest.fixture(autouse=True)
 def tiny_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast presets with a few batches of a few images."""
-    for name in ("em", "aue", "tue"):
+    for name in ("em", "aue", "tue", "em-adaptive"):
         monkeypatch.setitem(ATTACKS[name].recipes, "fast", TINY)
     fixed = FixedRecipe(Training(3, batch_size=16), steps=6, relative_step=0.3)
     monkeypatch.setitem(ATTACKS["tap"].recipes, "fast", replace(fixed, restarts=2))

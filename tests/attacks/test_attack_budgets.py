@@ -11,7 +11,7 @@ from pst_fast.data.bank import measure_budget
 from pst_fast.errors import InputError
 
 NAMES = [
-    *("aap", "ar", "aue", "cuda", "dc", "em", "em-class", "entf", "gue", "hypo"),
+    *("aap", "ar", "aue", "cuda", "dc", "em", "em-adaptive", "em-class", "entf", "gue", "hypo"),
     *("lsp", "ntga", "ops", "rem", "sem", "sep", "tap", "tue"),
 ]
 UNBOUNDED = ("cuda", "ops")

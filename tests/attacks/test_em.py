@@ -49,7 +49,7 @@ def test_stops_when_the_error_is_low_enough(monkeypatch, image_set, make_task):
     assert task.facts["train_error"] < 1.0
 
 
-@pytest.mark.parametrize("name", ["em", "em-class", "aue"])
+@pytest.mark.parametrize("name", ["em", "em-class", "em-adaptive", "aue"])
 def test_a_killed_craft_goes_on_to_the_same_bytes(name, image_set, make_task, tmp_path):
     data = image_set(40, num_classes=3)
     folders = tmp_path / "whole", tmp_path / "killed"

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from pst_fast import ops
 from pst_fast.attacks.pgd import MEAN, STD
-from pst_fast.attacks.transforms import contrastive, shift_and_flip
+from pst_fast.attacks.transforms import contrastive, in_turn, seen_through, shift_and_flip
+from pst_fast.ops import View
 
 
 def test_shift_and_flip_moves_whole_pixels():
@@ -107,3 +109,22 @@ def test_contrastive_passes_gradients():
 def test_bad_strength():
     with pytest.raises(ValueError, match=r"strength: expected a value between 0 and 1, got 1\.5"):
         contrastive(1.5)
+
+
+def test_each_sample_is_seen_through_a_view_of_the_mix_and_gradients_pass_straight_through():
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (400, 8, 8, 3), dtype=torch.uint8)
+    inputs = ((pixels.permute(0, 3, 1, 2) / 255 - MEAN) / STD).requires_grad_()
+    views = {View.jpeg(10): 0.75, View.bits(1): 0.25}
+    found = seen_through(views)(inputs)
+    back = ((found.detach() * STD + MEAN) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    under = [(back == ops.degrade(pixels, [view], seed=0, offset=0)).all((1, 2, 3)) for view in views]
+    assert (under[0] ^ under[1]).all()
+    assert 270 < under[0].sum() < 330
+    weights = torch.rand_like(found)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), inputs)
+    torch.testing.assert_close(gradient, weights)
+
+
+def test_transforms_run_in_turn():
+    assert in_turn(lambda x: x + 1, lambda x: x * 2)(torch.tensor(3.0)) == 8
