@@ -14,6 +14,7 @@ TABLES = {
 }
 OTHERS = {
     "loaders": "images a second of the data loaders",
+    "ablations": "pst and pst-plus with one part changed at a time",
     "plot": "a figure of what --json wrote",
 }
 """What is measured; ``benchmarks/<name>.py`` is imported only when it is asked for."""

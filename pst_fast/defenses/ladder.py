@@ -73,9 +73,9 @@ STAGES = (
 )
 
 
-def next_stage(number: int, measure: Measure) -> int:
+def next_stage(stages: Sequence[Stage], number: int, measure: Measure) -> int:
     """The first stage after ``number`` under whose view a trapped network shows no trap."""
-    for later in range(number + 1, len(STAGES)):
-        if not STAGES[later].trapped(measure):
+    for later in range(number + 1, len(stages)):
+        if not stages[later].trapped(measure):
             return later
     return number

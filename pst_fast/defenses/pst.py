@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pst_fast import ops
 from pst_fast.defenses.base import DEFENSES, Defense, Event
-from pst_fast.pst import ProgressiveStagedTraining
+from pst_fast.defenses.ladder import STAGES
+from pst_fast.pst import OverViews, ProgressiveStagedTraining
+from pst_fast.pst.trigger import Trigger
+from pst_fast.train.augmentation import normalise
 
 if TYPE_CHECKING:
     from pst_fast.train.loop import Fit
@@ -16,17 +20,30 @@ class PST(Defense):
     """Plain training under the staged schedule: ACM, roll-back, slowed shallow stages."""
 
     summary: ClassVar[str] = "Progressive Staged Training: ACM, roll-back, slowed shallow stages"
+    depth: ClassVar[int | None] = None
+    """How many stages are watched, shallow ones first; None: all."""
+    options: ClassVar[dict[str, Any]] = {}
+    """Of the schedule, where they are not its defaults."""
 
     def start(self, fit: Fit) -> None:
         self._schedule = ProgressiveStagedTraining(
-            fit.model, fit.optimizer, fit.acm.images, fit.acm.labels, acm=fit.acm
-        )
+            fit.model, fit.optimizer, fit.acm.images, fit.acm.labels,
+            acm=fit.acm, trigger=self.trigger(fit), **self.options,
+        )  # fmt: skip
+
+    def trigger(self, fit: Fit) -> Trigger:
+        """ACM falls under the views whose fall tells `pst-plus` of a trap in plain training."""
+        views = [
+            (normalise(ops.degrade(fit.probe_images, [sign.floor], seed=0, offset=0)), sign.limit)
+            for sign in STAGES[0].signs
+        ]
+        return OverViews(fit.acm, views, depth=self.depth)
 
     def after_step(self) -> None:
         event = self._schedule.step()
         if event:
-            over = ", ".join(f"{name} {event.acm[name]:.2f}" for name in event.stages)
-            self.events.append(Event(event.step, "rollback", event.stages, f"went back; ACM {over}"))
+            acm = ", ".join(f"{name} {value:.2f}" for name, value in event.acm.items())
+            self.events.append(Event(event.step, "rollback", event.stages, f"went back; ACM {acm}"))
 
     def levels(self) -> dict[str, int]:
         return dict(self._schedule.levels)

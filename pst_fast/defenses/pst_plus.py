@@ -15,7 +15,7 @@ import torch
 from pst_fast import ops
 from pst_fast.defenses import views
 from pst_fast.defenses.base import DEFENSES, Defense, Event
-from pst_fast.defenses.ladder import STAGES, next_stage
+from pst_fast.defenses.ladder import STAGES, Stage, next_stage
 from pst_fast.ops import View
 from pst_fast.pst.cadence import Cadence
 from pst_fast.pst.snapshots import Snapshots
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 INTERVAL, GROWTH = 13, 8
 """Of the checks' cadence: later on, one when an eighth of the steps so far have passed since the last."""
-ROLLBACK = 2
 
 
 @DEFENSES.register("pst-plus")
@@ -38,35 +37,39 @@ class PSTPlus(Defense):
     """
 
     summary: ClassVar[str] = "plain until ACM tells of a trap; then back, and on under a view free of it"
+    stages: ClassVar[tuple[Stage, ...]] = STAGES
+    rollback: ClassVar[int] = 2
+    """Checks to go back: to the calm one before the last."""
 
     def start(self, fit: Fit) -> None:
         self._fit = fit
         self._stage = 0
         self._cadence = Cadence(INTERVAL, GROWTH)
-        self._snapshots = Snapshots(fit.model, fit.optimizer, ROLLBACK + 1)
+        self._snapshots = Snapshots(fit.model, fit.optimizer, self.rollback + 1)
 
     def after_step(self) -> None:
         if self._cadence.step():
             self._check()
 
     def augmentation(self) -> Augmentation:
-        return STAGES[self._stage].augmentation
+        return self.stages[self._stage].augmentation
 
     def view(self, images: torch.Tensor, seed: int, step: int) -> torch.Tensor:
-        mix = STAGES[self._stage].mix
+        mix = self.stages[self._stage].mix
         return views.apply_mix(images, mix, seed, step) if mix else images
 
     def _check(self) -> None:
         measure = cache(self._measure)  # until the end of this check
-        trapped = STAGES[self._stage].trapped(measure)
+        trapped = self.stages[self._stage].trapped(measure)
         if not trapped:
             self._snapshots.take()
             return
-        self._stage = next_stage(self._stage, measure)
-        self._snapshots.go_back(ROLLBACK)
+        self._stage = next_stage(self.stages, self._stage, measure)
+        if self.rollback:
+            self._snapshots.go_back(self.rollback)
         names = [stage.name for stage in self._fit.acm.stages]
         concerned = tuple(names[depth] for depth in trapped)
-        words = f"trapped: went back, and on under {STAGES[self._stage].name!r}"
+        words = f"trapped: went back, and on under {self.stages[self._stage].name!r}"
         self.events.append(Event(self._cadence.steps, "view", concerned, words))
 
     def _measure(self, view: View) -> list[float]:

@@ -16,6 +16,7 @@ from pst_fast.pst.cadence import Cadence
 from pst_fast.pst.slowing import SlowedStages
 from pst_fast.pst.snapshots import Snapshots
 from pst_fast.pst.stages import StageNames
+from pst_fast.pst.trigger import OverThreshold, Trigger
 
 THRESHOLD = (0.45, 0.50, 0.65)
 INTERVAL, GROWTH = 13, 32
@@ -43,9 +44,9 @@ class ProgressiveStagedTraining:
     >>> ...; loss.backward(); optimizer.step()
     >>> pst.step()
 
-    Now and then (:class:`~pst_fast.pst.cadence.Cadence`) ACM is measured on the probes. While all watched
-    stages are under their thresholds, a snapshot is kept. When one is over, weights, buffers and optimizer
-    state go back ``rollback`` snapshots, and every stage up to the deepest one that is over is slowed: its
+    Now and then (:class:`~pst_fast.pst.cadence.Cadence`) ACM is measured on the probes. While no stage is
+    trapped (:mod:`~pst_fast.pst.trigger`), a snapshot is kept. When one is, weights, buffers and optimizer
+    state go back ``rollback`` snapshots, and every stage up to the deepest one that is trapped is slowed: its
     learning rate is the optimizer's times ``gamma ** level`` (see
     :class:`~pst_fast.pst.slowing.SlowedStages`). Step counters and schedules go on.
 
@@ -55,11 +56,12 @@ class ProgressiveStagedTraining:
         images: Probe images [N,3,H,W] from the training set, as the model takes them (700 are enough).
         labels: int64 [N].
         threshold: ACM limits, shallow first; deeper stages than there are limits are never slowed.
+        trigger: What counts as a trap, in the place of ``OverThreshold(acm, threshold)``.
         gamma: Factor on the learning rate for each level.
         max_level: A stage is slowed at most this many times.
         interval: Steps between checks at first.
         growth: Later a check is made when a ``growth``-th of the steps so far have passed since the last one.
-        rollback: Snapshots to go back.
+        rollback: Snapshots to go back; 0: none, the stages are slowed and that is all.
         history: Snapshots that are kept.
         stages: Stage name -> submodule name(s), shallow first; found by depth if None.
         acm: A measurement to use in place of ``ActivationClusterMeasurement(model, images, labels)``.
@@ -76,6 +78,7 @@ class ProgressiveStagedTraining:
         labels: torch.Tensor,
         *,
         threshold: Sequence[float] = THRESHOLD,
+        trigger: Trigger | None = None,
         gamma: float = 0.1,
         max_level: int = 3,
         interval: int = INTERVAL,
@@ -85,15 +88,15 @@ class ProgressiveStagedTraining:
         stages: StageNames | None = None,
         acm: ActivationClusterMeasurement | None = None,
     ) -> None:
-        if not 0 <= gamma < 1:
-            raise ValueError(f"gamma: expected a factor in [0,1), got {gamma}")
-        for name, value in (("rollback", rollback), ("history", history)):
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"gamma: expected a factor in [0,1], got {gamma}")
+        for name, value, least in (("rollback", rollback, 0), ("history", history, 1)):
+            if value < least:
+                raise ValueError(f"{name}: expected at least {least}, got {value}")
         self.acm = acm or ActivationClusterMeasurement(model, images, labels, stages=stages)
         self.cadence = Cadence(interval, growth)
         self.rollback = rollback
-        self.watched = dict(zip((stage.name for stage in self.acm.stages), threshold, strict=False))
+        self.trigger = trigger or OverThreshold(self.acm, threshold)
         self.events: list[StageEvent] = []
         self.last_acm: dict[str, float] = {}
         self._slowed = SlowedStages(model, optimizer, self.acm.stages, gamma=gamma, max_level=max_level)
@@ -110,20 +113,16 @@ class ProgressiveStagedTraining:
 
     def check(self) -> StageEvent | None:
         """Measure now and act on it."""
-        self.last_acm = self.acm(depth=len(self.watched))
+        found = self.trigger()
+        self.last_acm = found.acm
         names = list(self.levels)
-        bad = [
-            depth
-            for depth, name in enumerate(names)
-            if name in self.watched
-            and self.last_acm[name] > self.watched[name]
-            and self._slowed.may_slow(name)
-        ]
-        if not bad:
+        trapped = [name for name in found.trapped if self._slowed.may_slow(name)]
+        if not trapped:
             self._snapshots.take()
             return None
-        self._snapshots.go_back(self.rollback)
-        slowed = tuple(names[: bad[-1] + 1])
+        if self.rollback:
+            self._snapshots.go_back(self.rollback)
+        slowed = tuple(names[: names.index(trapped[-1]) + 1])
         self._slowed.slow(slowed)
         event = StageEvent(self.cadence.steps, slowed, dict(self.last_acm))
         self.events.append(event)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pst_fast.defenses.ladder import GREY, GREY_MILD, JPEG, MILD, RAW, STAGES, next_stage
-from pst_fast.defenses.pst_plus import ROLLBACK, PSTPlus
+from pst_fast.defenses.pst_plus import PSTPlus
 from pst_fast.manifest import read_manifest
 from pst_fast.models import create_model
 from pst_fast.ops import View
@@ -49,7 +49,7 @@ def test_a_trap_is_a_measure_that_falls_too_far_at_any_depth(floor, limit, depth
     ],
 )
 def test_the_first_stage_that_is_free_of_the_trap_comes_next(values, name):
-    assert STAGES[next_stage(0, measure_of(values))].name == name
+    assert STAGES[next_stage(STAGES, 0, measure_of(values))].name == name
 
 
 def test_stages_get_stronger_and_end_with_one_that_nothing_follows():
@@ -57,8 +57,8 @@ def test_stages_get_stronger_and_end_with_one_that_nothing_follows():
     assert STAGES[0].augmentation == PLAIN and not STAGES[0].mix
     assert all(sum(stage.mix.values()) == pytest.approx(1) for stage in STAGES[1:])
     everything = measure_of(dict.fromkeys((RAW, GREY, JPEG), times(9)))
-    assert next_stage(2, everything) == 3 and STAGES[3].trapped(everything) == []
-    assert next_stage(0, measure_of({GREY: times(1.3), GREY_MILD: CALM})) == 1
+    assert next_stage(STAGES, 2, everything) == 3 and STAGES[3].trapped(everything) == []
+    assert next_stage(STAGES, 0, measure_of({GREY: times(1.3), GREY_MILD: CALM})) == 1
 
 
 def make() -> tuple[PSTPlus, nn.Module, Values]:
@@ -106,7 +106,7 @@ def test_a_trap_goes_back_to_the_calm_check_before_the_last_and_on_under_another
     assert (event.step, event.kind, event.stages) == (78, "view", ("layer2",))
     assert event.words == "trapped: went back, and on under 'grey'"
     # calm checks were at 52 and 65
-    assert ROLLBACK == 2 and torch.equal(model.fc.bias, torch.full((3,), 52.0))
+    assert PSTPlus.rollback == 2 and torch.equal(model.fc.bias, torch.full((3,), 52.0))
     images = torch.randint(256, (40, 16, 16, 3), dtype=torch.uint8)
     assert defense.augmentation().grey_probability == 0.95
     assert not torch.equal(defense.view(images, 0, 0), images)

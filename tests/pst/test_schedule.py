@@ -122,6 +122,14 @@ def test_a_snapshot_is_not_written_into_by_later_training():
         assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_without_roll_back_stages_are_slowed_and_nothing_else_happens():
+    model, optimizer, pst = make(values=[(2.0, 0.1)], interval=1, rollback=0)
+    train_step(model, optimizer)
+    before = copy.deepcopy(model.state_dict())
+    assert pst.step() and pst.levels == {"first": 1, "second": 0}
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
 def test_schedulers_keep_their_rates():
     model, optimizer, pst = make(interval=100)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
@@ -154,7 +162,7 @@ def test_a_resumed_run_ends_with_the_same_weights_as_an_unbroken_one(tmp_path):
 
 
 def test_settings_out_of_range_are_named():
-    with pytest.raises(ValueError, match=r"gamma: expected a factor in \[0,1\), got 1"):
-        make(gamma=1)
+    with pytest.raises(ValueError, match=r"gamma: expected a factor in \[0,1\], got 1.5"):
+        make(gamma=1.5)
     with pytest.raises(ValueError, match="interval: expected at least 1, got 0"):
         make(interval=0)

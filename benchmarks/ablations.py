@@ -1,0 +1,152 @@
+"""What each part of `pst` and `pst-plus` is good for: one is changed at a time.
+
+The variants are trained on the poisoned sets that a run of `pst_fast.run` has left, with that run's settings,
+and compared by test accuracy after the last epoch. It goes on where it was stopped; `ablations.json` in the
+run's folder holds what is finished.
+"""
+
+import argparse
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from rich.console import Console
+
+from pst_fast.cli.pipeline import attack_folder
+from pst_fast.cli.terminal import Terminal
+from pst_fast.defenses.base import DEFENSES
+from pst_fast.defenses.ladder import COLOUR_OF_RAW, FINE, GREY, MILD, RAW, STAGES, Sign
+from pst_fast.defenses.pst import PST
+from pst_fast.defenses.pst_plus import PSTPlus
+from pst_fast.errors import InputError
+from pst_fast.files import write_json
+from pst_fast.manifest import environment, read_manifest
+from pst_fast.pst import ActivationClusterMeasurement, OverThreshold
+from pst_fast.pst.schedule import THRESHOLD
+from pst_fast.pst.trigger import Trigger
+from pst_fast.train.loop import Fit
+from pst_fast.train.settings import TrainSettings
+from pst_fast.train.trainer import train
+
+
+@DEFENSES.register("pst/thresholds")
+class _Thresholds(PST):
+    summary: ClassVar[str] = "fixed limits on ACM of the three shallowest stages, in the place of ratios"
+
+    def trigger(self, fit: Fit) -> Trigger:
+        return OverThreshold(fit.acm, THRESHOLD)
+
+
+@DEFENSES.register("pst/shallow")
+class _Shallow(PST):
+    summary: ClassVar[str] = "the three shallowest stages are watched, not all"
+    depth: ClassVar[int | None] = 3
+
+
+@DEFENSES.register("pst/pooled")
+class _Pooled(PST):
+    summary: ClassVar[str] = "ACM of globally pooled activations: where they cluster does not count"
+
+    def trigger(self, fit: Fit) -> Trigger:
+        own = fit.acm
+        fit.acm = ActivationClusterMeasurement(fit.model, own.images, own.labels, grid=1, bf16=own.bf16)
+        return super().trigger(fit)
+
+
+@DEFENSES.register("pst/no-rollback")
+class _NoRollback(PST):
+    summary: ClassVar[str] = "stages are slowed, nothing is taken back"
+    options: ClassVar[dict[str, Any]] = {"rollback": 0}
+
+
+@DEFENSES.register("pst/no-slowing")
+class _NoSlowing(PST):
+    summary: ClassVar[str] = "training goes back, and on at the same rates"
+    options: ClassVar[dict[str, Any]] = {"gamma": 1.0}
+
+
+@DEFENSES.register("pst-plus/no-rollback")
+class _PlusNoRollback(PSTPlus):
+    summary: ClassVar[str] = "the view changes, nothing is taken back"
+    rollback: ClassVar[int] = 0
+
+
+@DEFENSES.register("pst-plus/one-view")
+class _PlusOneView(PSTPlus):
+    summary: ClassVar[str] = "from plain training straight to the strongest view"
+    stages = (STAGES[0], STAGES[-1])
+
+
+@DEFENSES.register("pst-plus/no-grey-sign")
+class _PlusNoGreySign(PSTPlus):
+    summary: ClassVar[str] = "only what JPEG takes away tells of a trap"
+    stages = (replace(STAGES[0], signs=(Sign(RAW, MILD, FINE),)), *STAGES[1:])
+
+
+@DEFENSES.register("pst-plus/no-jpeg-sign")
+class _PlusNoJPEGSign(PSTPlus):
+    summary: ClassVar[str] = "only what greyscale takes away tells of a trap"
+    stages = (replace(STAGES[0], signs=(Sign(RAW, GREY, COLOUR_OF_RAW),)), *STAGES[1:])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line's options."""
+    variants = [name for name in DEFENSES.names() if "/" in name]
+    parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument("--attacks", required=True, help="of that run, comma-separated")
+    parser.add_argument(
+        "--variants", default=",".join(variants), help="comma-separated (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="one of that run's (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train what is not there yet, and print a line for each."""
+    settings, device = _settings_of(args.run)
+    attacks, variants = args.attacks.split(","), args.variants.split(",")
+    for name in variants:
+        DEFENSES[name]
+    terminal = Terminal(Console(stderr=True))
+    rows: list[dict[str, Any]] = []
+    for attack in attacks:
+        poisoned = attack_folder(args.run, attack, args.seed) / "poisoned"
+        if not poisoned.is_dir():
+            raise InputError(f"--attacks {attack}: expected one that {args.run} has with seed {args.seed}")
+        for name in variants:
+            folder = args.run / "ablations" / attack / f"{name.replace('/', '-')}-seed{args.seed}"
+            with terminal.stage(f"{attack} {name}") as report:
+                train(
+                    folder,
+                    train_data=poisoned,
+                    test_data=args.run / "clean",
+                    settings=replace(settings, defense=name, seed=args.seed),
+                    device=device,
+                    progress=report,
+                )
+            facts = read_manifest(folder)["facts"]
+            rows.append(
+                {
+                    "attack": attack,
+                    "variant": name,
+                    "seed": args.seed,
+                    "last_accuracy": facts["last_accuracy"],
+                    "events": len(facts["events"]),
+                }
+            )
+            write_json(args.run / "ablations.json", {"rows": rows, "environment": environment()})
+            summary = DEFENSES[name].summary
+            print(f"{attack:<12} {name:<22} {facts['last_accuracy']:6.1%}  {summary}", flush=True)
+
+
+def _settings_of(folder: Path) -> tuple[TrainSettings, torch.device]:
+    path = folder / "results.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        known = {
+            field.name: settings[field.name] for field in fields(TrainSettings) if field.name in settings
+        }
+        return TrainSettings(defense="erm", **known), torch.device(settings["device"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected the results of a run, but {error}") from error
