@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -219,7 +220,8 @@ def resolve(config: RunConfig) -> Plan:
     image_size = config.image_size or recipe.image_size
     _check_model(train.model, train.width, image_size)
     _check_model(surrogate, surrogate_width, image_size)
-    device = resolve_device(config.device)
+    remote = config.executor != "local" and config.device != "auto"
+    device = torch.device(config.device) if remote else resolve_device(config.device)
     check_executor(config.executor, config.slurm)
     if config.threads is not None:
         _at_least(1, "threads", config.threads)
@@ -255,6 +257,13 @@ def resolve(config: RunConfig) -> Plan:
 
 def _workers(config: RunConfig, device: torch.device) -> int | None:
     """Tasks at a time; None where the executor decides."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if config.executor != "local" or config.workers not in (None, 1):
+            raise InputError(
+                f"--executor {config.executor} --workers {config.workers or 'open'}: expected neither under "
+                "torchrun, whose processes share each task"
+            )
+        return 1
     if config.workers is not None:
         return _at_least(1, "workers", config.workers)
     if config.executor != "local":

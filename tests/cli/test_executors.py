@@ -62,6 +62,15 @@ def test_bad_flags_are_one_sentence_and_exit_code_2(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("flags", [{"workers": 2}, {"executor": "slurm"}])
+def test_ranks_of_torchrun_take_no_workers(flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("pst_fast.cli.config.check_executor", lambda name, slurm: None)
+    with pytest.raises(InputError, match="torchrun"):
+        resolve(command.RunConfig(device="cpu", **flags))
+    assert resolve(command.RunConfig(device="cpu")).workers == 1
+
+
 @pytest.mark.parametrize(("name", "package"), [("ray", "ray"), ("slurm", "submitit")])
 def test_a_missing_package_is_named(
     name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

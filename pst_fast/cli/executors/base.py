@@ -104,8 +104,12 @@ class Throttled:
 def _alone(plan: Plan, task: Task, report: Report) -> Iterator[None]:
     """Hold a task: a worker whose driver was killed may still be at it, on this machine or another.
 
-    A byte of one file is locked for each task, which network file systems know how to do.
+    A byte of one file is locked for each task, which network file systems know how to do. Of the ranks that
+    torchrun has started for one run, the first holds it for all.
     """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
     with (plan.out / ".tasks").open("a+b") as stream:
         byte = zlib.crc32(task.label.encode())
         try:

@@ -27,13 +27,15 @@ class RayExecutor:
 
     def __init__(self, plan: Plan) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        self._ours = not ray.is_initialized()
-        if self._ours:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
         self._plan = plan
         self.slots = plan.workers or UNLIMITED
         gpus = 1 if plan.device.type == "cuda" else 0
-        self._threads = plan.threads or _threads_each(plan.workers, gpus)
+        try:
+            self._threads = _threads(plan, gpus)
+        except InputError:
+            ray.shutdown()
+            raise
         self._work = ray.remote(num_cpus=self._threads, num_gpus=gpus, max_retries=RETRIES)(work)
         self._progress = ProgressFiles(plan.out)
         self._running: dict[Any, tuple[Task, Report]] = {}
@@ -58,8 +60,7 @@ class RayExecutor:
         """See :class:`~pst_fast.cli.executors.base.Executor`."""
         for reference in self._running:
             ray.cancel(reference, force=True)
-        if self._ours:
-            ray.shutdown()
+        ray.shutdown()
         self._progress.close()
 
 
@@ -73,14 +74,24 @@ def _outcome(reference: Any) -> Outcome:
         )
 
 
-def _threads_each(workers: int | None, gpus: int) -> int:
-    """CPU threads of a task: OMP_NUM_THREADS where it is set, else the cluster's share of one of ``workers``.
+def _threads(plan: Plan, gpus: int) -> int:
+    """CPU threads of a task: as asked for, or OMP_NUM_THREADS, or the cluster's share of one of the workers.
 
-    With no number of workers it is that of a GPU, or, where there is none, that of a machine.
+    With no number of workers it is the share of a GPU, or, where there is none, that of a machine.
+
+    Raises:
+        InputError: The cluster has no machine that could do such a task: Ray would wait for one.
     """
-    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
-        return int(os.environ["OMP_NUM_THREADS"])
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = [int(resources.get("CPU", 0)) for resources in nodes]
     cards = sum(int(resources.get("GPU", 0)) for resources in nodes)
-    return max(1, min(max(cpus), sum(cpus) // (workers or (cards if gpus and cards else len(nodes)))))
+    if gpus and not cards:
+        raise InputError("--device cuda: expected GPUs in Ray's cluster, which has none")
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    share = sum(cpus) // (plan.workers or (cards if gpus else len(nodes)))
+    threads = plan.threads or (int(named) if named.isdigit() else max(1, min(max(cpus), share)))
+    if threads > max(cpus):
+        raise InputError(
+            f"--threads {threads}: expected at most {max(cpus)}, the cores of the largest machine of Ray's"
+        )
+    return threads
