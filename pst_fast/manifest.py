@@ -10,7 +10,9 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,21 @@ from pst_fast.files import sha256, write_json
 
 MANIFEST = "manifest.json"
 _REQUEST = "request.json"
+_looking: ContextVar[bool] = ContextVar("looking", default=False)
+
+
+class NotBuilt(Exception):
+    """A stage is not there, or not as it is asked for, where it is only looked for."""
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Within the block :func:`build_stage` raises :class:`NotBuilt` where it would have to build."""
+    token = _looking.set(True)
+    try:
+        yield
+    finally:
+        _looking.reset(token)
 
 
 def build_stage(
@@ -45,6 +62,8 @@ def build_stage(
     }
     if (output / MANIFEST).is_file() and _matches(output, request):
         return output
+    if _looking.get():
+        raise NotBuilt(str(output))
     partial = output.with_name(output.name + ".partial")
     if _read(partial / _REQUEST) != request:
         shutil.rmtree(partial, ignore_errors=True)

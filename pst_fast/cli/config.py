@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from pst_fast.cli.executors.names import check_executor
 from pst_fast.cli.recipes import recipe_of
 from pst_fast.data.perturbations import FILE, LAYOUTS
 from pst_fast.data.subset import Part
@@ -120,6 +122,17 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: CUDA where there is a device."""
 
+    executor: Annotated[str, tyro.conf.arg(metavar="local|ray|slurm")] = "local"
+    """Who does the tasks: processes of this machine, Ray, or jobs under Slurm (see docs/pipeline.md)."""
+    workers: Annotated[int | None, _open("N", "one a GPU, else 1; ray and slurm: as many as they give")] = (
+        None
+    )
+    """Tasks at a time, each in a process of its own."""
+    threads: Annotated[int | None, _open("N", "the cores, shared among the workers")] = None
+    """CPU threads of each worker."""
+    slurm: Annotated[str | None, _open("PARTITION:MINUTES", "the cluster's partition, 1440 minutes")] = None
+    """Where jobs go with --executor slurm, and how long each may take."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -152,6 +165,10 @@ class Plan:
     train: TrainSettings
     loader: Literal["auto", "device", "ffcv", "torch"]
     device: torch.device
+    executor: str
+    workers: int | None
+    threads: int | None
+    slurm: str | None
     out: Path
 
 
@@ -203,6 +220,11 @@ def resolve(config: RunConfig) -> Plan:
     image_size = config.image_size or recipe.image_size
     _check_model(train.model, train.width, image_size)
     _check_model(surrogate, surrogate_width, image_size)
+    remote = config.executor != "local" and config.device != "auto"
+    device = torch.device(config.device) if remote else resolve_device(config.device)
+    check_executor(config.executor, config.slurm)
+    if config.threads is not None:
+        _at_least(1, "threads", config.threads)
     return Plan(
         dataset=config.dataset,
         data_dir=config.data_dir,
@@ -224,9 +246,29 @@ def resolve(config: RunConfig) -> Plan:
         surrogate_width=surrogate_width,
         train=train,
         loader=config.loader,
-        device=resolve_device(config.device),
+        device=device,
+        executor=config.executor,
+        workers=_workers(config, device),
+        threads=config.threads,
+        slurm=config.slurm,
         out=Path("runs") / config.dataset if config.out is None else config.out,
     )
+
+
+def _workers(config: RunConfig, device: torch.device) -> int | None:
+    """Tasks at a time; None where the executor decides."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if config.executor != "local" or config.workers not in (None, 1):
+            raise InputError(
+                f"--executor {config.executor} --workers {config.workers or 'open'}: expected neither under "
+                "torchrun, whose processes share each task"
+            )
+        return 1
+    if config.workers is not None:
+        return _at_least(1, "workers", config.workers)
+    if config.executor != "local":
+        return None
+    return max(1, torch.cuda.device_count()) if device.type == "cuda" else 1
 
 
 def _attacks(config: RunConfig, attacks: tuple[str, ...]) -> tuple[str, ...]:

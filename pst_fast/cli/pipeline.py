@@ -1,31 +1,28 @@
-"""From a data set to a table: prepare, craft, apply, train, report."""
+"""From a data set to a table: every task of the plan, on one worker or on many, and then the report."""
 
-import dataclasses
 import fcntl
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
 
-from pst_fast.cli.config import NO_ATTACK, Plan, settings_of
-from pst_fast.cli.terminal import Report, Terminal, clock, with_time_left
-from pst_fast.data.perturbations import FILE
+from pst_fast.cli.config import Plan
+from pst_fast.cli.executors.base import Executor, Outcome
+from pst_fast.cli.executors.factory import make_executor
+from pst_fast.cli.exits import write_failure
+from pst_fast.cli.results import Row, row_of, write_results
+from pst_fast.cli.stages import attack_folder, found, title_of, train_folder
+from pst_fast.cli.tasks import Cell, Task, graph
+from pst_fast.cli.terminal import Terminal
 from pst_fast.errors import InputError
-from pst_fast.files import write_json
-from pst_fast.manifest import MANIFEST, environment, read_manifest
-from pst_fast.memory import keep_freed_memory
 
-Row = dict[str, Any]
-
-_UNTOUCHED = {"linf": 0.0, "l2": 0.0, "pixels": 0}
+__all__ = ["Row", "attack_folder", "run", "train_folder"]
 
 
 def run(plan: Plan, terminal: Terminal) -> list[Row]:
-    """Run every stage of ``plan`` that is not there yet, and write the report.
+    """Run every task of ``plan`` whose output is not there yet, and write the report.
 
-    ``results.json`` is written anew after each cell (attack x defense x seed) that is finished. A cell that
-    fails is told and left out, and the others go on.
+    ``results.json`` is written anew whenever a cell (attack x defense x seed) is finished or fails. A cell
+    that fails is told and left out, and the others go on.
 
     Returns:
         One row per attack, defense and seed: what ``results.json`` holds (see docs/pipeline.md).
@@ -36,221 +33,120 @@ def run(plan: Plan, terminal: Terminal) -> list[Row]:
     """
     from pst_fast.report import write_report
 
-    keep_freed_memory()
     with _only_run_in(plan.out):
-        rows: list[Row] = []
-        failures: list[str] = []
-        clean = _prepare(plan, terminal)
-        _check_budgets(plan, clean)
-        for seed in plan.seeds:
-            baseline = _train(plan, terminal, NO_ATTACK, "erm", seed, clean, clean)
-            clean_accuracy = read_manifest(baseline)["facts"]["last_accuracy"]
-            for attack in plan.attacks:
-                with _surviving(terminal, f"{attack} seed {seed}", failures):
-                    poisoned = clean if attack == NO_ATTACK else _poison(plan, terminal, attack, seed, clean)
-                    for defense in plan.defenses:
-                        with _surviving(terminal, f"{attack}/{defense} seed {seed}", failures):
-                            is_baseline = (attack, defense) == (NO_ATTACK, "erm")
-                            trained = (
-                                baseline
-                                if is_baseline
-                                else _train(plan, terminal, attack, defense, seed, poisoned, clean)
-                            )
-                            rows.append(_row(plan, attack, defense, seed, clean, trained, clean_accuracy))
-                            _write_results(plan, rows)
+        with closing(make_executor(plan)) as executor:
+            matrix = _Matrix(plan, terminal, executor)
+            matrix.work()
+        rows = matrix.rows()
         if rows:
             write_report(plan.out, rows)
-    if failures:
-        raise InputError("; ".join(failures))
+    if matrix.defects:
+        raise matrix.defects[0]
+    if matrix.sentences:
+        raise InputError("; ".join(matrix.sentences))
     return rows
 
 
-@contextmanager
-def _surviving(terminal: Terminal, cell: str, failures: list[str]) -> Iterator[None]:
-    """Note a failure that is the cell's own, so that the others go on."""
-    try:
-        yield
-    except InputError as error:
-        failures.append(f"{cell} failed: {error}")
-        terminal.say(failures[-1])
+class _Matrix:
+    """What is done, under way and still to do.
 
+    Attributes:
+        sentences: What failed by itself, as it is told.
+        defects: The exceptions among it that no sentence to the user can mend.
+    """
 
-def _check_budgets(plan: Plan, clean: Path) -> None:
-    """Raise InputError, before anything is trained, unless epsilon suits the attacks at this image size."""
-    from pst_fast.attacks.base import ATTACKS
+    def __init__(self, plan: Plan, terminal: Terminal, executor: Executor) -> None:
+        self.plan = plan
+        self.terminal = terminal
+        self.executor = executor
+        self.sentences: list[str] = []
+        self.defects: list[Exception] = []
+        self._waiting, self._cells = graph(plan)
+        self._users = {task: [cell for cell in self._cells if task in cell.tasks] for task in self._waiting}
+        self._looked_at: set[Task] = set()
+        self._running: dict[Task, ExitStack] = {}
+        self._done: set[Task] = set()
+        self._rows: dict[Cell, Row] = {}
+        self._failures: dict[Cell, str] = {}
 
-    size = read_manifest(clean)["facts"]["image_size"]
-    for attack in plan.attacks:
-        if attack not in (NO_ATTACK, FILE):
-            ATTACKS[attack].resolve_epsilon(plan.epsilon, size, size)
+    def rows(self) -> list[Row]:
+        """The rows of the finished cells, in the plan's order."""
+        return [self._rows[cell] for cell in self._cells if cell in self._rows]
 
+    def work(self) -> None:
+        """Do all that can be done."""
+        with ExitStack() as lines:
+            self._advance(lines)
+            while self._running:
+                for task, outcome in self.executor.wait():
+                    self._running.pop(task).close()
+                    self._end(task, outcome)
+                self._advance(lines)
 
-def attack_folder(out: Path, attack: str, seed: int) -> Path:
-    """Where an attack's ``bank`` and ``poisoned`` folders lie."""
-    return out / "attacks" / f"{attack}-seed{seed}"
+    def _advance(self, lines: ExitStack) -> None:
+        """Take note of what is there already, and start what can be started."""
+        for task in self._ready():
+            if not self.executor.in_process and task not in self._looked_at:
+                self._looked_at.add(task)
+                self._look(task)
+        for task in self._ready():
+            if len(self._running) >= self.executor.slots:
+                break
+            self._waiting.remove(task)
+            line = self._running[task] = lines.enter_context(ExitStack())
+            self.executor.start(task, line.enter_context(self.terminal.stage(title_of(self.plan, task))))
 
+    def _ready(self) -> Iterator[Task]:
+        """The tasks, in the plan's order, that nothing stands in the way of and that somebody needs."""
+        for task in list(self._waiting):
+            if self._done.issuperset(task.needs) and any(
+                cell not in self._failures for cell in self._users[task]
+            ):
+                yield task
 
-def train_folder(out: Path, attack: str, defense: str, seed: int) -> Path:
-    """Where a training run's metrics lie."""
-    return out / "train" / attack / f"{defense}-seed{seed}"
+    def _look(self, task: Task) -> None:
+        try:
+            lines = found(self.plan, task)
+        except InputError as error:
+            self._waiting.remove(task)
+            self._end(task, Outcome(error=error))
+        else:
+            if lines is not None:
+                self._waiting.remove(task)
+                self._end(task, Outcome(lines))
 
+    def _end(self, task: Task, outcome: Outcome) -> None:
+        for line in outcome.lines:
+            self.terminal.say(line)
+        if outcome.error is not None:
+            self._fail(task, outcome.error)
+        else:
+            self._done.add(task)
+            finished = [cell for cell in self._users[task] if self._done >= cell.tasks]
+            self._rows |= {cell: row_of(self.plan, cell) for cell in finished}
+            if not finished:
+                return
+        write_results(self.plan, self.rows(), self._failures)
 
-def _prepare(plan: Plan, terminal: Terminal) -> Path:
-    from pst_fast.data.prepare import prepare
-
-    def build(report: Report) -> Path:
-        return prepare(
-            plan.out / "clean",
-            dataset=plan.dataset,
-            data_dir=plan.data_dir,
-            image_size=plan.image_size,
-            num_classes=plan.num_classes,
-            train_per_class=plan.train_per_class,
-            test_per_class=plan.test_per_class,
-            data_seed=plan.data_seed,
-            test_part=plan.test_part,
-            progress=with_time_left(report),
-        )
-
-    return _stage(terminal, f"prepare {plan.dataset}", plan.out / "clean", build)
-
-
-def _poison(plan: Plan, terminal: Terminal, attack: str, seed: int, clean: Path) -> Path:
-    from pst_fast.data import bank
-
-    folder = attack_folder(plan.out, attack, seed)
-
-    def craft(report: Report) -> Path:
-        return bank.craft(
-            folder / "bank",
-            clean,
-            attack=attack,
-            epsilon=plan.epsilon,
-            preset=plan.preset,
-            model=plan.surrogate,
-            width=plan.surrogate_width,
-            seed=seed,
-            device=plan.device,
-            progress=with_time_left(report),
-        )
-
-    def take(report: Report) -> Path:
-        assert plan.perturbation is not None
-        return bank.import_bank(
-            folder / "bank", clean, plan.perturbation, layout=plan.layout, apply_mode=plan.apply_mode
-        )
-
-    def apply(report: Report) -> Path:
-        return bank.apply(folder / "poisoned", clean, folder / "bank")
-
-    if attack == FILE:
-        _stage(terminal, f"read {plan.perturbation}", folder / "bank", take)
-    else:
-        _stage(terminal, f"craft {attack} seed {seed}", folder / "bank", craft)
-    return _stage(terminal, f"apply {attack} seed {seed}", folder / "poisoned", apply)
-
-
-def _train(
-    plan: Plan, terminal: Terminal, attack: str, defense: str, seed: int, train_data: Path, test_data: Path
-) -> Path:
-    from pst_fast.train.trainer import train
-
-    folder = train_folder(plan.out, attack, defense, seed)
-
-    def build(report: Report) -> Path:
-        return train(
-            folder,
-            train_data=train_data,
-            test_data=test_data,
-            settings=dataclasses.replace(plan.train, defense=defense, seed=seed),
-            device=plan.device,
-            loader=plan.loader,
-            progress=report,
-        )
-
-    return _stage(terminal, f"train {attack}/{defense} seed {seed}", folder, build)
-
-
-def _stage(terminal: Terminal, title: str, output: Path, build: Callable[[Report], Path]) -> Path:
-    """Build one stage under a live line, and leave a line that says what came of it."""
-    before = _stamp(output)
-    started = time.monotonic()
-    with terminal.stage(title) as report:
-        build(report)
-    words = "there already" if _stamp(output) == before else f"done in {clock(time.monotonic() - started)}"
-    terminal.say(", ".join([f"{title}: {words}", *_found(read_manifest(output))]))
-    return output
-
-
-def _found(manifest: Mapping[str, Any]) -> list[str]:
-    """What a person wants to know of a finished stage."""
-    kind, facts = manifest["kind"], manifest["facts"]
-    if kind == "prepare":
-        train, test = sum(facts["counts"]["train"]), sum(facts["counts"]["test"])
-        side, converted = facts["image_size"], sum(facts["converted"].values())
-        words = [f"{train} training and {test} test images of {side}x{side}, {len(facts['classes'])} classes"]
-        return words + ([f"{converted} of them converted to RGB"] if converted else [])
-    if kind == "craft":
-        budget = facts["budget"]
-        return [
-            f"measured Linf {budget['linf'] * 255:.0f}/255",
-            f"L2 {budget['l2']:.2f}",
-            f"{budget['pixels']} pixels",
-            *([f"read as {facts['layout']}"] if "layout" in facts else []),
-            *facts.get("findings", []),
-        ]
-    if kind == "train":
-        return [f"last {facts['last_accuracy']:.1%}", f"best {facts['best_accuracy']:.1%}"]
-    return []
-
-
-def _stamp(output: Path) -> tuple[int, int] | None:
-    manifest = output / MANIFEST
-    if not manifest.is_file():
-        return None
-    status = manifest.stat()
-    return status.st_ino, status.st_mtime_ns
-
-
-def _row(
-    plan: Plan, attack: str, defense: str, seed: int, clean: Path, trained: Path, clean_accuracy: float
-) -> Row:
-    prepared, result = read_manifest(clean), read_manifest(trained)
-    facts = result["facts"]
-    seconds = {"prepare": prepared["seconds"], "craft": 0.0, "apply": 0.0, **facts["seconds"]}
-    budget: dict[str, float] = dict(_UNTOUCHED)
-    if attack != NO_ATTACK:
-        folder = attack_folder(plan.out, attack, seed)
-        bank = read_manifest(folder / "bank")
-        seconds["craft"] = bank["facts"]["craft_seconds"]
-        seconds["apply"] = read_manifest(folder / "poisoned")["seconds"]
-        budget = bank["facts"]["budget"]
-    return {
-        "attack": attack,
-        "defense": defense,
-        "seed": seed,
-        "model": plan.train.model,
-        "width": plan.train.width,
-        "dataset": plan.dataset,
-        "epochs": plan.train.epochs,
-        "last_accuracy": facts["last_accuracy"],
-        "best_accuracy": facts["best_accuracy"],
-        "clean_accuracy": clean_accuracy,
-        "seconds": seconds,
-        "images_per_second": facts["images_per_second"],
-        "peak_memory_bytes": facts["peak_memory_bytes"],
-        "budget": budget,
-        "stages": facts["stages"],
-        "folder": trained.relative_to(plan.out).as_posix(),
-    }
-
-
-def _write_results(plan: Plan, rows: list[Row]) -> None:
-    surroundings = {**environment(), "device": plan.device.type}
-    write_json(
-        plan.out / "results.json",
-        {"rows": rows, "environment": surroundings, "settings": settings_of(plan)},
-    )
+    def _fail(self, task: Task, error: Exception) -> None:
+        """Take the cells that need ``task`` out of the run; end it where none of them would fare better."""
+        if task.kind == "prepare":
+            raise error
+        if isinstance(error, InputError):
+            sentence = f"{task.label} failed: {error}"
+        elif isinstance(error, OSError | RuntimeError) and write_failure(error, self.plan.out):
+            raise error
+        else:
+            sentence = f"{task.label} failed: {type(error).__name__}: {error}"
+            self.defects.append(error)
+        self.sentences.append(sentence)
+        self.terminal.say(sentence)
+        for cell in self._users[task]:
+            if cell in self._failures:
+                continue
+            self._failures[cell] = sentence
+            if cell.trained != task:
+                self.terminal.say(f"{cell.trained.label} left out: {task.label}, which it needs, has failed")
 
 
 @contextmanager

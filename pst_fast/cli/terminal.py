@@ -15,10 +15,11 @@ PLAIN_INTERVAL = 15.0
 
 
 class Terminal:
-    """Shows one stage at a time on ``console``."""
+    """Shows the stages that are under way on ``console``: a live line each, or plain lines now and then."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._live: Progress | None = None
 
     def say(self, words: str) -> None:
         """Print a line."""
@@ -26,28 +27,41 @@ class Terminal:
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Report]:
-        """Show ``title`` and what is reported until the block ends."""
+        """Show ``title`` and what is reported until the block ends; several may be shown at a time."""
         if self._console.is_terminal:
-            with self._live(title) as report:
+            with self._line(title) as report:
                 yield report
         else:
             yield self._plain(title)
 
     @contextmanager
-    def _live(self, title: str) -> Iterator[Report]:
-        columns = (
+    def _line(self, title: str) -> Iterator[Report]:
+        live = self._live = self._live or self._start()
+        task = live.add_task(title, total=None, words="")
+
+        def report(fraction: float, words: str) -> None:
+            live.update(task, total=1.0, completed=fraction, words=words)
+
+        try:
+            yield report
+        finally:
+            live.refresh()
+            live.remove_task(task)
+            if not live.tasks:
+                live.stop()
+                self._live = None
+
+    def _start(self) -> Progress:
+        live = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[words]}", markup=False),
+            console=self._console,
+            transient=True,
         )
-        with Progress(*columns, console=self._console, transient=True) as progress:
-            task = progress.add_task(title, total=None, words="")
-
-            def report(fraction: float, words: str) -> None:
-                progress.update(task, total=1.0, completed=fraction, words=words)
-
-            yield report
+        live.start()
+        return live
 
     def _plain(self, title: str) -> Report:
         due = time.monotonic() + PLAIN_INTERVAL
