@@ -60,13 +60,18 @@ def browser() -> Iterator[Page]:
 
 @pytest.fixture
 def path(tmp_path: Path, make_run: Callable[..., list[dict[str, Any]]]) -> Path:
-    """A page of three attacks, three defenses and two seeds, with names that are markup."""
+    """A page of three attacks and the clean data, three defenses and two seeds; some names are markup."""
     attacks, defenses = ("lsp", "em", "<b>ops</b>"), ("erm", "pst", "pst-plus")
     rows = make_run(tmp_path, attacks=attacks, defenses=defenses, seeds=(0, 1), epochs=9)
     rows = [
         row | {"last_accuracy": ACCURACIES[row["attack"], row["defense"]][row["seed"]], "clean_accuracy": 0.8}
         for row in rows
         if (row["attack"], row["defense"]) in ACCURACIES
+    ]
+    rows += [
+        row | {"attack": "none", "last_accuracy": 0.8, "folder": f"train/none/erm-seed{row['seed']}"}
+        for row in rows
+        if (row["attack"], row["defense"]) == ("lsp", "erm")
     ]
     results = json.loads((tmp_path / "results.json").read_text())
     failure = {"attack": "<b>ops</b>", "defense": "pst-plus", "seed": 0, "error": "<i>diverged</i>"}
@@ -146,6 +151,8 @@ def test_an_attack_sorts_the_defenses(page: Page) -> None:
     assert defenses(page) == ["pst-plus", "pst", "erm"], "62, 50, 22"
     header(page, "worst attack").click()
     assert defenses(page) == ["pst", "pst-plus", "erm"], "40 (em), 35 (em), 10 (ops)"
+    header(page, "clean data").click()
+    assert defenses(page) == ["erm", "pst", "pst-plus"], "80, not run, not run"
 
 
 def test_cells_say_what_is_known(page: Page) -> None:
@@ -153,10 +160,15 @@ def test_cells_say_what_is_known(page: Page) -> None:
     assert "best" in cell(page, "lsp", "pst-plus").get_attribute("class")
     assert "worst" in cell(page, "em", "pst").get_attribute("class")
     assert cell(page, "<b>ops</b>", "pst-plus").text == "failed"
+    assert words(all_of(page, ".board tfoot tr:first-child td")) == [
+        "80.0 ± 0.0\n100 %",
+        "not run",
+        "not run",
+    ]
     assert one(page, ".baseline td").text == "80.0 ± 0.0 % by erm on the clean data, last epoch"
     assert "pst, 40.0 ± 0.0 % under em" in one(page, ".headline").text
     worst = words(all_of(page, ".worst-row td"))
-    assert [text.split("\n")[2:] for text in worst] == [["<b>ops</b>"], ["em"], ["em", "of 2 of 3"]]
+    assert [text.split("\n")[2:] for text in worst] == [["<b>ops</b>"], ["em"], ["em", "met 2 of 3"]]
 
 
 def test_other_figures_are_shown_on_demand(page: Page) -> None:
@@ -220,6 +232,13 @@ def test_pictures_are_there(page: Page) -> None:
     assert len(sizes) == 3 * 3 * 8
     assert all(complete and width == 16 for complete, width, _ in sizes)
     assert sizes[0][2] == f"{HOSTILE[0]}, clean"
+
+
+def test_the_baseline_has_its_curves(page: Page) -> None:
+    one(page, ".baseline button").click()
+    assert one(page, "dialog h2").text == "clean baseline: erm on the clean data"
+    assert words(all_of(page, "dialog .runs th")) == ["seed", "last epoch"]
+    assert len(all_of(page, "dialog .charts > figure .series path")) == 2
 
 
 def test_names_are_text(page: Page) -> None:

@@ -9,7 +9,7 @@ function cellPanel(doc, cell, width, seed, onseed) {
     cell.failures?.map(({ seed: failed, error }) => h("p", { class: "failed" }, `Seed ${failed}: ${error}`)),
     cell.runs.length === 0 && !cell.failures?.length && h("p", { class: "missing" }, "This cell was not run, or is not finished."),
     cell.runs.length > 0 && [
-      runTable(cell),
+      runTable(cell.runs, cell === doc.baseline),
       h("div", { class: "charts" },
         accuracyChart(doc, cell, width),
         shown.acm.length > 0
@@ -17,16 +17,20 @@ function cellPanel(doc, cell, width, seed, onseed) {
             acmChart(doc, cell, shown, width),
             cell.runs.length > 1 && choice("seed", "seed", cell.runs.map((run) => [run.seed, String(run.seed)]), shown.seed, onseed))
           : h("p", { class: "note" }, "No ACM was measured in this run.")),
-      eventList(shown, cell.runs.length > 1),
+      eventList(shown, cell.runs.length > 1 ? `seed ${shown.seed}` : ""),
       thinned(cell),
     ],
+    doc.pictures.attacks.filter(({ attack }) => attack === cell.attack).map((one) => samples(doc, one)),
   ];
 }
 
-function runTable(cell) {
-  const columns = [
+function runTable(runs, isBaseline) {
+  const accuracy = [
     ["seed", (run) => String(run.seed)],
     ["last epoch", (run) => percent(run.last)],
+  ];
+  const columns = isBaseline ? accuracy : [
+    ...accuracy,
     ["clean", (run) => percent(run.clean)],
     ["recovered", (run) => (run.clean > 0 ? percent(run.last / run.clean) : "\u2013")],
     ["best epoch", (run) => percent(run.best)],
@@ -34,10 +38,10 @@ function runTable(cell) {
     ["craft s", (run) => fixed(run.craft_seconds, 0)],
     ["images/s", (run) => fixed(run.images_per_second, 0)],
     ["peak memory", (run) => `${fixed(run.peak_memory_bytes / 2 ** 20, 0)} MiB`],
-  ].filter(([, words]) => cell.runs[0].clean != null || !/NaN|undefined/.test(words(cell.runs[0])));
+  ];
   return h("div", { class: "scroll" }, h("table", { class: "runs" },
     h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, cell.runs.map((run) => h("tr", {}, columns.map(([, words]) => h("td", {}, words(run))))))));
+    h("tbody", {}, runs.map((run) => h("tr", {}, columns.map(([, words]) => h("td", {}, words(run))))))));
 }
 
 function accuracyChart(doc, cell, width) {
@@ -60,10 +64,10 @@ function acmChart(doc, cell, run, width) {
   ];
 }
 
-function eventList(run, several) {
-  if (run.events.length === 0) return h("p", { class: "note" }, `The defense reported no events${several ? ` with seed ${run.seed}` : ""}.`);
+function eventList(run, seed) {
+  if (run.events.length === 0) return h("p", { class: "note" }, `The defense reported no events${seed && ` with ${seed}`}.`);
   return h("section", { class: "events" },
-    h("h3", {}, `Events${several ? `, seed ${run.seed}` : ""}`),
+    h("h3", {}, `Events${seed && `, ${seed}`}`),
     h("ol", {}, run.events.map((event) => h("li", {},
       h("span", { class: "when" }, `epoch ${event.epoch}`), " ", h("b", {}, event.kind), " ",
       event.stages.length > 0 && h("span", { class: "stages" }, event.stages.join(", ")), " ",

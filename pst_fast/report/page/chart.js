@@ -105,12 +105,12 @@ function levelStrip({ width, x, stages, epochs, levels }) {
   const toX = (epoch) => MARGIN.left + ((epoch - x.low) / (x.high - x.low)) * (right - MARGIN.left);
   const most = Math.max(3, ...levels.flat());
   return h("figure", { class: "chart strip" },
-    s("svg", { width, height: height * stages.length, viewBox: `0 0 ${width} ${height * stages.length}`, role: "img", "aria-label": "Slowed depths: the darker, the more often the learning rate was lowered" },
+    s("svg", { width, height: height * stages.length, viewBox: `0 0 ${width} ${height * stages.length}`, role: "img", "aria-label": "Slowed depths, by how often the learning rate was lowered" },
       stages.map((name, row) => s("g", {},
         s("text", { x: MARGIN.left - 6, y: row * height + 10, "text-anchor": "end" }, name),
         epochs.map((epoch, i) => s("rect", {
           x: toX(Math.max(x.low, (epochs[i - 1] ?? epoch - 1) + 0.5)), y: row * height + 1, height: height - 2,
           width: toX(epoch + 0.5) - toX(Math.max(x.low, (epochs[i - 1] ?? epoch - 1) + 0.5)), "fill-opacity": 0.06 + (0.94 * levels[row][i]) / most,
         }))))),
-    h("figcaption", { class: "note" }, "slowed depths; the darker, the more often"));
+    h("figcaption", { class: "note" }, "slowed depths; the stronger the shade, the more often"));
 }

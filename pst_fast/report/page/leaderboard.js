@@ -39,7 +39,8 @@ function leaderboard(doc, state, act) {
   };
   const rowHeader = (place, words) => header("row", place, words, state.columns, () => act.sortColumns(place));
   const line = (attack) => {
-    const best = Math.max(...columns.map((defense) => cellOf(doc, attack, defense).figures?.last[0] ?? -1));
+    const met = columns.map((defense) => cellOf(doc, attack, defense).figures?.last[0]).filter((mean) => mean != null);
+    const best = met.length > 1 ? Math.max(...met) : null;
     return h("tr", {}, rowHeader(attack, attackWords(doc, attack)), columns.map((defense) => tableCell(doc, state, act,
       { attack, defense, best, worst: worstOf(defense) === attack })));
   };
@@ -63,15 +64,15 @@ function leaderboard(doc, state, act) {
 function tableCell(doc, state, act, { attack, defense, best, worst }) {
   const cell = cellOf(doc, attack, defense);
   const { figures, failures, runs } = cell;
-  const notes = [];
-  if (failures.length) notes.push(h("span", { class: "failed" }, figures ? `${several(failures.length, "seed")} failed` : "failed"));
-  else if (!figures) notes.push(h("span", { class: "missing" }, "not run"));
-  if (figures && runs.length < doc.seeds.length) notes.push(h("span", { class: "few" }, `${runs.length} of ${doc.seeds.length} seeds`));
-  const isBest = figures && figures.last[0] === best && doc.defenses.length > 1;
+  const missing = figures ? `${runs.length} of ${doc.seeds.length} seeds` : "not run";
+  const note = failures.length > 0
+    ? h("span", { class: "failed" }, figures ? `${failures.length} of ${doc.seeds.length} seeds failed` : "failed")
+    : runs.length < doc.seeds.length && h("span", { class: "missing" }, missing);
+  const isBest = figures && figures.last[0] === best;
   return h("td", { class: [isBest && "best", worst && "worst"].filter(Boolean).join(" ") || null, ...tint(state, figures) },
     h("button", { type: "button", class: "open", tabindex: -1, "data-key": `cell-${attack}-${defense}`, onclick: () => act.open(attack, defense) },
       figures && figureWords(state.metric, figures),
-      notes,
+      note,
       isBest && h("span", { class: "hidden" }, "best defense of this attack"),
       worst && h("span", { class: "mark" }, h("span", { "aria-hidden": "true" }, "\u25bc"), h("span", { class: "hidden" }, "worst attack of this defense"))));
 }
@@ -84,7 +85,7 @@ function worstCell(doc, state, act, attack, defense) {
     h("button", { type: "button", class: "open", tabindex: -1, "data-key": `worst-${defense}`, onclick: () => act.open(attack, defense) },
       figureWords(state.metric, figures),
       h("span", { class: "name" }, doc.attacks[attack]),
-      met < of && h("span", { class: "few" }, `of ${met} of ${of}`)));
+      met < of && h("span", { class: "missing" }, `met ${met} of ${of}`)));
 }
 
 // The mean and its spread; under an accuracy the share of clean accuracy that it comes to.

@@ -74,7 +74,9 @@ function headline() {
   const whole = doc.worst.filter(({ met, of }) => met === of && of > 0);
   if (whole.length < 2) return null;
   const figuresOf = ({ attack, defense }) => cellOf(doc, doc.attacks.indexOf(attack), doc.defenses.indexOf(defense)).figures;
-  const best = whole.reduce((one, other) => (figuresOf(other).last[0] > figuresOf(one).last[0] ? other : one));
+  const highest = Math.max(...whole.map((one) => figuresOf(one).last[0]));
+  const [best, ...tied] = whole.filter((one) => figuresOf(one).last[0] === highest);
+  if (tied.length > 0) return null;
   const figures = figuresOf(best);
   return h("p", { class: "headline" }, "Best worst case: ", h("b", {}, best.defense), `, ${meanAndSpread(figures.last)} % under `, h("b", {}, best.attack),
     ` (${meanAndSpread(figures.recovered)} % of the clean baseline)`,
