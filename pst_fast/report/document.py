@@ -1,6 +1,5 @@
 """What report.html shows, as one JSON document."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +11,20 @@ from pst_fast.cli.config import NO_ATTACK
 from pst_fast.errors import InputError
 from pst_fast.report.metrics import Epoch, read_metrics
 from pst_fast.report.pictures import pictures
-from pst_fast.report.table import Figure, figure, subject, summarise, training_seconds
+from pst_fast.report.table import Figure, figure, subject, summarise, training_seconds, words
 
 Row = Mapping[str, Any]
 Key = tuple[str, str]
+
+FIGURES = {
+    "last": (100.0, 1),
+    "recovered": (100.0, 1),
+    "best": (100.0, 1),
+    "seconds": (1.0, 0),
+    "craft_seconds": (1.0, 0),
+    "images_per_second": (1.0, 0),
+}
+"""Fields of :class:`pst_fast.report.table.Summary`, with the scale and the digits that they are shown by."""
 
 MAX_POINTS = 150
 """Epochs of a run that are shown; of longer runs every other, third, ... one, and the last."""
@@ -89,18 +98,14 @@ def _by_cell(rows: Iterable[Row]) -> dict[Key, list[Row]]:
 def _cell(out: Path, key: Key, rows: Sequence[Row], failures: Sequence[Row]) -> dict[str, Any]:
     """One attack met by one defense.
 
-    ``figures`` holds [mean, spread or None] over the finished seeds, by the names of
-    :class:`pst_fast.report.table.Summary`, or is None where there are none; ``runs`` has an entry for each of
-    them, ``failures`` the ``seed`` and ``error`` of those that failed.
+    ``figures`` holds [mean, "mean ± spread"] over the finished seeds by the names in ``FIGURES``, or is None
+    where there are none; ``runs`` has an entry for each of them, ``failures`` the ``seed`` and ``error`` of
+    those that failed.
     """
     figures = None
     if rows:
         (summary,) = summarise(rows)
-        figures = {
-            field.name: _pair(getattr(summary, field.name))
-            for field in dataclasses.fields(summary)
-            if field.type is Figure
-        }
+        figures = {name: _shown(getattr(summary, name), *how) for name, how in FIGURES.items()}
     return {
         "attack": key[0],
         "defense": key[1],
@@ -132,7 +137,7 @@ def _baseline(out: Path, rows: Sequence[Row]) -> dict[str, Any]:
         folder = out / "train" / NO_ATTACK / f"erm-seed{seed}"
         curves = _curves(read_metrics(folder), rows[0]["stages"])
         runs.append({"seed": seed, "last": _rounded(accuracy), **curves})
-    return {"last": _pair(figure(list(accuracies.values()))), "runs": runs}
+    return {"last": _shown(figure(list(accuracies.values())), *FIGURES["last"]), "runs": runs}
 
 
 def _curves(epochs: Sequence[Epoch], stages: Sequence[str]) -> dict[str, Any]:
@@ -182,8 +187,9 @@ def _worst(defense: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _pair(value: Figure) -> list[float | None]:
-    return [_rounded(value.mean), None if value.spread is None else _rounded(value.spread)]
+def _shown(value: Figure, scale: float, digits: int) -> list[float | str | None]:
+    mean = _rounded(value.mean, 6)
+    return [mean, "n/a" if mean is None else words(value, scale, digits)]
 
 
 def _rounded(value: float, digits: int = 4) -> float | None:

@@ -128,12 +128,13 @@ def _cells(summary: Summary) -> list[str]:
     return [
         summary.attack,
         summary.defense,
-        *(_words(f, 100.0) for f in shares),
-        _words(summary.seconds, 1.0, 0),
+        *(words(f, 100.0) for f in shares),
+        words(summary.seconds, 1.0, 0),
     ]
 
 
-def _words(figure: Figure, scale: float, digits: int = 1) -> str:
+def words(figure: Figure, scale: float, digits: int = 1) -> str:
+    """``mean ± spread``, or the mean alone where there is no spread, as the tables show them."""
     mean = f"{figure.mean * scale:.{digits}f}"
     return mean if figure.spread is None else f"{mean} ± {figure.spread * scale:.{digits}f}"
 

@@ -4,9 +4,11 @@ import base64
 import io
 import json
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from pst_fast.report import pictures as pictures_module
 from pst_fast.report.document import report_document
 from pst_fast.report.html import render
 from pst_fast.report.samples import amplified, choose_samples
+from pst_fast.report.table import markdown_table
 
 Rows = list[dict[str, Any]]
 MakeRun = Callable[..., Rows]
@@ -48,16 +51,29 @@ def test_figures_are_averaged_over_the_seeds(tmp_path: Path, make_run: MakeRun) 
     rows[1] |= {"last_accuracy": 0.4, "clean_accuracy": 0.5}
     document = report_document(tmp_path, rows)
     (cell,) = document["cells"]
-    assert cell["figures"]["last"] == [0.3, 0.1414]
-    assert cell["figures"]["recovered"] == [0.525, 0.3889]
-    assert cell["figures"]["seconds"] == [55.0, 0.0]
-    assert cell["figures"]["craft_seconds"] == [2.0, 0.0]
-    assert cell["figures"]["images_per_second"] == [750.0, 70.7107]
+    assert cell["figures"] == {
+        "last": [0.3, "30.0 ± 14.1"],
+        "recovered": [0.525, "52.5 ± 38.9"],
+        "best": [pytest.approx(statistics.fmean(row["best_accuracy"] for row in rows), abs=1e-6), ANY],
+        "seconds": [55.0, "55 ± 0"],
+        "craft_seconds": [2.0, "2 ± 0"],
+        "images_per_second": [750.0, "750 ± 71"],
+    }
     assert [(run["seed"], run["last"], run["clean"]) for run in cell["runs"]] == [
         (0, 0.2, 0.8),
         (1, 0.4, 0.5),
     ]
-    assert document["baseline"]["last"] == [0.65, 0.2121]
+    assert document["baseline"]["last"] == [0.65, "65.0 ± 21.2"]
+
+
+def test_the_page_and_the_table_round_alike(tmp_path: Path, make_run: MakeRun) -> None:
+    rows = make_run(tmp_path, attacks=("lsp",), defenses=("erm",), seeds=(0,), epochs=1)
+    rows[0]["last_accuracy"] = (
+        0.2025  # 20.25 %: JavaScript's toFixed goes up, Python's format to the even digit
+    )
+    (cell,) = report_document(tmp_path, rows)["cells"]
+    assert cell["figures"]["last"] == [0.2025, "20.2"]
+    assert "| lsp | erm | 20.2 |" in markdown_table(rows)
 
 
 def test_curves_are_those_of_the_metrics(tmp_path: Path, make_run: MakeRun) -> None:
@@ -106,7 +122,7 @@ def test_numbers_that_are_none_become_none(tmp_path: Path, make_run: MakeRun) ->
     rows[0]["clean_accuracy"] = 0.0
     change_epochs(tmp_path / rows[0]["folder"], lambda epoch: epoch | {"acm": {"stem": math.nan}})
     (cell,) = report_document(tmp_path, rows)["cells"]
-    assert cell["figures"]["recovered"] == [None, None]
+    assert cell["figures"]["recovered"] == [None, "n/a"]
     assert cell["runs"][0]["acm"] == [[None, None]] * 5
     render(report_document(tmp_path, rows))
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pst_fast.report import html, write_report
+from pst_fast.report import html
 from pst_fast.report.document import report_document
-from pst_fast.report.html import SCRIPTS, embedded_json, render
+from pst_fast.report.html import SCRIPTS, embedded_json, render, write_html
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -59,9 +59,9 @@ def document(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., A
     return report_document(out, make_run(out, seeds=(0,), epochs=2))
 
 
-def test_it_is_written_beside_the_table(tmp_path: Path, make_run: Callable[..., Any]) -> None:
+def test_the_page_holds_the_document(tmp_path: Path, make_run: Callable[..., Any]) -> None:
     rows = make_run(tmp_path, seeds=(0,), epochs=2)
-    write_report(tmp_path, rows)
+    write_html(tmp_path / "report.html", tmp_path, rows)
     parsed = Parsed((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert json.loads(parsed.texts["document"]) == json.loads(json.dumps(report_document(tmp_path, rows)))
 

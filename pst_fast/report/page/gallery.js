@@ -6,7 +6,7 @@ function gallery(doc) {
   const cut = from ? ` The middle ${side} of ${from} pixels a side are shown, unscaled.` : "";
   return h("section", { id: "pictures" },
     h("h2", {}, "Perturbations"),
-    h("p", { class: "note" }, `Training images as they are, poisoned, and what was added, ${amplification} times as large around grey; beside the name the largest change of any image, with the seed shown, ${attacks[0].seed}.${cut}`),
+    h("p", { class: "note" }, `Training images as they are, poisoned (seed ${attacks[0].seed}), and what was added, ${amplification} times as large around grey. Beside the name: the largest change of any image.${cut}`),
     h("div", { class: "gallery" }, attacks.map((one) => samples(doc, one))));
 }
 

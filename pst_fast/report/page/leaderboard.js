@@ -56,7 +56,7 @@ function leaderboard(doc, state, act) {
     h("tfoot", {}, clean.map(line), h("tr", { class: "baseline" },
       h("th", { scope: "row" }, "clean baseline"),
       h("td", { colspan: columns.length }, h("button", { type: "button", class: "open", tabindex: -1, "data-key": "baseline", onclick: act.openBaseline },
-        h("b", {}, meanAndSpread(doc.baseline.last)), " % by erm on the clean data, last epoch")))));
+        h("b", {}, doc.baseline.last[1]), " % by erm on the clean data, last epoch")))));
   table.querySelector("td .open")?.setAttribute("tabindex", 0);
   return h("div", { class: "scroll", tabindex: -1 }, table);
 }
@@ -90,11 +90,12 @@ function worstCell(doc, state, act, attack, defense) {
 
 // The mean and its spread; under an accuracy the share of clean accuracy that it comes to.
 function figureWords(metric, figures) {
-  const [mean, spread] = figures[metric.key];
+  const [mean, spread] = figures[metric.key][1].split(" \u00b1 ");
+  const share = figures.recovered[0];
   return [
-    h("span", { class: "mean" }, mean == null ? "\u2013" : fixed(mean * metric.scale, metric.digits)),
-    mean != null && spread != null && h("span", { class: "spread" }, ` \u00b1\u00a0${fixed(spread * metric.scale, metric.digits)}`),
-    metric.key === "last" && h("span", { class: "share" }, `${fixed(figures.recovered[0] == null ? null : 100 * figures.recovered[0], 0)} %`),
+    h("span", { class: "mean" }, mean),
+    spread && h("span", { class: "spread" }, ` \u00b1\u00a0${spread}`),
+    metric.key === "last" && share != null && h("span", { class: "share" }, `${fixed(100 * share, 0)} %`),
   ];
 }
 

@@ -78,8 +78,8 @@ function headline() {
   const [best, ...tied] = whole.filter((one) => figuresOf(one).last[0] === highest);
   if (tied.length > 0) return null;
   const figures = figuresOf(best);
-  return h("p", { class: "headline" }, "Best worst case: ", h("b", {}, best.defense), `, ${meanAndSpread(figures.last)} % under `, h("b", {}, best.attack),
-    ` (${meanAndSpread(figures.recovered)} % of the clean baseline)`,
+  return h("p", { class: "headline" }, "Best worst case: ", h("b", {}, best.defense), `, ${figures.last[1]} % under `, h("b", {}, best.attack),
+    ` (${figures.recovered[1]} % of the clean baseline)`,
     whole.length < doc.worst.length && `, of the ${whole.length} defenses that met every attack`, ".");
 }
 
@@ -92,7 +92,7 @@ function provenance() {
     h("h2", {}, "How it was made"),
     h("div", { class: "command" }, command, button),
     h("dl", {}, Object.entries(doc.environment).filter(([, value]) => value != null).map(([name, value]) =>
-      h("div", {}, h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, String(value))))));
+      h("div", {}, h("dt", {}, name), h("dd", {}, String(value))))));
 }
 
 document.getElementById("page").append(...[
