@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,18 @@ def path(tmp_path: Path, make_run: Callable[..., list[dict[str, Any]]]) -> Path:
 
 @pytest.fixture
 def page(browser: Page, path: Path) -> Iterator[Page]:
-    """The page, opened; afterwards it has said nothing on the console and asked for nothing but itself."""
+    """The page, opened and watched."""
+    with watched(browser, path):
+        yield browser
+
+
+@contextmanager
+def watched(browser: Page, path: Path) -> Iterator[None]:
+    """Open a page; afterwards it has said nothing on the console and asked for nothing but itself."""
     browser.get_log("performance"), browser.get_log("browser")
     browser.get("about:blank")
     browser.get(path.as_uri())
-    yield browser
+    yield
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     assert path.as_uri() in [url.partition("#")[0] for url in asked], "requests are seen at all"
@@ -254,6 +262,31 @@ def test_the_command_can_be_copied(page: Page) -> None:
     button.click()
     assert button.text in ("copied", "selected: press Ctrl+C")
     assert "python -m pst_fast.run --attacks" in one(page, "#command").text
+
+
+def test_the_pointer_reads_values_off(page: Page) -> None:
+    from selenium.webdriver import ActionChains
+
+    cell(page, "em", "pst-plus").find_element("tag name", "button").click()
+    points = all_of(page, "dialog .charts > figure .series circle")
+    ActionChains(page).move_to_element(points[4]).perform()
+    assert one(page, "dialog .reading").text.startswith("epoch 5: seed 0")
+    ActionChains(page).move_to_element(points[8]).perform()
+    ends = one(page, "dialog svg").get_attribute("aria-label").partition("At the end: ")[2]
+    reading = one(page, "dialog .reading").text.replace("\u00a0", " ")
+    assert reading.startswith("epoch 9: seed 0") and ends.startswith(reading.removeprefix("epoch 9: "))
+
+
+def test_a_run_of_the_clean_data_alone(browser: Page, tmp_path: Path, make_run: Callable[..., Any]) -> None:
+    (row,) = make_run(tmp_path, attacks=("lsp",), defenses=("erm",), seeds=(0,), epochs=1)
+    settings = json.loads((tmp_path / "results.json").read_text())["settings"] | {"attacks": ["none"]}
+    write_json(tmp_path / "results.json", {"settings": settings, "environment": {}})
+    write_html(
+        tmp_path / "report.html", tmp_path, [row | {"attack": "none", "folder": "train/none/erm-seed0"}]
+    )
+    with watched(browser, tmp_path / "report.html"):
+        assert attacks(browser) == []
+        assert words(all_of(browser, ".board tfoot th")) == ["clean data", "clean baseline"]
 
 
 def test_a_telephone_shows_it_all(page: Page) -> None:

@@ -80,7 +80,9 @@ function lineChart({ title, width, height = 230, x, y, series, marks = [] }) {
     reading.textContent = `epoch ${epochs[place]}: ${parts.join(", ")}`;
   };
   const follow = (event) => {
-    const epoch = x.low + ((event.offsetX - MARGIN.left) / (right - MARGIN.left)) * (x.high - x.low);
+    const box = event.currentTarget.getBoundingClientRect();
+    const at = ((event.clientX - box.left) * width) / box.width;
+    const epoch = x.low + ((at - MARGIN.left) / (right - MARGIN.left)) * (x.high - x.low);
     read(epochs.reduce((best, at, i) => (Math.abs(at - epoch) < Math.abs(epochs[best] - epoch) ? i : best), 0));
   };
   const step = (event) => {
