@@ -7,7 +7,7 @@ BIN := .venv/bin
 SETUP := PYTHON=$(PYTHON) scripts/setup
 SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help setup demo test test-slow test-gpu lint bench cuda gpu-check clean
+.PHONY: help setup demo test test-slow test-gpu test-browser lint bench cuda gpu-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,10 @@ test-slow: setup  ## the tests that take longer
 
 test-gpu: setup  ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
+
+test-browser:  ## open report.html in Chromium and click
+	@PST_FAST_BROWSER=1 $(SETUP)
+	@$(BIN)/python -m pytest -m browser $(ARGS)
 
 lint: setup  ## ruff, mypy, clang-format
 	@$(BIN)/ruff check .

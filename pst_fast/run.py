@@ -42,7 +42,7 @@ def _run(config: RunConfig) -> None:
             raise
         raise InputError(sentence) from error
     print_table(Console(width=None if sys.stdout.isatty() else 100), rows)
-    print(f"{plan.out}: results.json, table.md, curves.png, samples.png")
+    print(f"{plan.out}: results.json, table.md, curves.png, samples.png, report.html")
 
 
 def _help() -> str:

@@ -1,6 +1,7 @@
 """samples.png: a few training images, clean and under each attack, and what was added to them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,27 @@ NUM_SAMPLES = 8
 _CELL, _LABEL_WIDTH = 0.95, 1.15
 
 
-def draw_samples(path: Path, out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the first image of each of the first classes: clean, then under each attack, and what it added.
+@dataclass(frozen=True)
+class Samples:
+    """The first image of each of the first classes (then the second of each, ...).
+
+    Attributes:
+        labels: int64 [M].
+        clean: uint8 [M, H, W, 3].
+        poisoned: The same images under each attack, with the attack's first seed.
+    """
+
+    labels: np.ndarray
+    clean: np.ndarray
+    poisoned: dict[str, np.ndarray]
+
+
+def read_samples(out: Path, rows: Sequence[Mapping[str, Any]], count: int = NUM_SAMPLES) -> Samples:
+    """Read at most ``count`` images.
 
     Args:
-        path: The PNG file to write.
         out: The run's folder, with ``clean`` and ``attacks/<attack>-seed<seed>/poisoned`` in it.
-        rows: The rows of ``results.json``; each attack is shown with its first seed.
+        rows: The rows of ``results.json``.
     """
     from pst_fast.data.beton import read_beton
 
@@ -31,15 +46,29 @@ def draw_samples(path: Path, out: Path, rows: Sequence[Mapping[str, Any]]) -> No
         if row["attack"] != NO_ATTACK:
             seeds.setdefault(row["attack"], row["seed"])
     beton = read_beton(out / "clean" / "train.beton")
-    chosen = choose_samples(np.asarray(beton.labels), NUM_SAMPLES)
-    clean = np.asarray(beton.gather(chosen))
-    lines = [("clean", clean)]
+    labels = np.asarray(beton.labels)
+    chosen = choose_samples(labels, count)
+    poisoned = {}
     for attack, seed in seeds.items():
         folder = out / "attacks" / f"{attack}-seed{seed}" / "poisoned"
-        poisoned = np.asarray(read_beton(folder / "train.beton").gather(chosen))
+        poisoned[attack] = np.asarray(read_beton(folder / "train.beton").gather(chosen))
+    return Samples(labels[chosen], np.asarray(beton.gather(chosen)), poisoned)
+
+
+def draw_samples(path: Path, out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the samples: clean, then under each attack, and what it added.
+
+    Args:
+        path: The PNG file to write.
+        out: The run's folder (see :func:`read_samples`).
+        rows: The rows of ``results.json``.
+    """
+    samples = read_samples(out, rows)
+    lines = [("clean", samples.clean)]
+    for attack, poisoned in samples.poisoned.items():
         lines += [
             (attack, poisoned),
-            (f"{attack}: what was\nadded, x {AMPLIFICATION}", amplified(clean, poisoned)),
+            (f"{attack}: what was\nadded, x {AMPLIFICATION}", amplified(samples.clean, poisoned)),
         ]
     with context():
         figure = _figure(lines)

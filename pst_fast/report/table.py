@@ -31,6 +31,8 @@ class Summary:
         clean: Of plain training on clean data with the same seeds and budget, last epoch.
         recovered: last / clean, seed by seed.
         seconds: Of the training run, all its phases together.
+        craft_seconds: Of crafting the attack, which all defenses that meet it share.
+        images_per_second: Of training, evaluation left out.
     """
 
     attack: str
@@ -41,6 +43,8 @@ class Summary:
     clean: Figure
     recovered: Figure
     seconds: Figure
+    craft_seconds: Figure
+    images_per_second: Figure
 
 
 def summarise(rows: Sequence[Row]) -> list[Summary]:
@@ -53,14 +57,21 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
             attack=attack,
             defense=defense,
             seeds=len(cell),
-            last=_figure([row["last_accuracy"] for row in cell]),
-            best=_figure([row["best_accuracy"] for row in cell]),
-            clean=_figure([row["clean_accuracy"] for row in cell]),
-            recovered=_figure([_ratio(row["last_accuracy"], row["clean_accuracy"]) for row in cell]),
-            seconds=_figure([training_seconds(row) for row in cell]),
+            last=figure([row["last_accuracy"] for row in cell]),
+            best=figure([row["best_accuracy"] for row in cell]),
+            clean=figure([row["clean_accuracy"] for row in cell]),
+            recovered=figure([_ratio(row["last_accuracy"], row["clean_accuracy"]) for row in cell]),
+            seconds=figure([training_seconds(row) for row in cell]),
+            craft_seconds=figure([row["seconds"]["craft"] for row in cell]),
+            images_per_second=figure([row["images_per_second"] for row in cell]),
         )
         for (attack, defense), cell in cells.items()
     ]
+
+
+def figure(values: Sequence[float]) -> Figure:
+    """Mean and spread of at least one value."""
+    return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def training_seconds(row: Row) -> float:
@@ -92,13 +103,17 @@ def print_table(console: Console, rows: Sequence[Row]) -> None:
 
 
 def caption(rows: Sequence[Row]) -> str:
+    """What was run, and what the figures are."""
+    return f"{subject(rows)}: test accuracy in %"
+
+
+def subject(rows: Sequence[Row]) -> str:
     """One line: data set, network, epochs, seeds."""
     first = rows[0]
     seeds = sorted({row["seed"] for row in rows})
     names = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
     return (
-        f"{first['dataset']}, {first['model']} of width {first['width']}, {first['epochs']} epochs, {names}: "
-        "test accuracy in %"
+        f"{first['dataset']}, {first['model']} of width {first['width']}, {first['epochs']} epochs, {names}"
     )
 
 
@@ -113,18 +128,15 @@ def _cells(summary: Summary) -> list[str]:
     return [
         summary.attack,
         summary.defense,
-        *(_words(f, 100.0) for f in shares),
-        _words(summary.seconds, 1.0, 0),
+        *(words(f, 100.0) for f in shares),
+        words(summary.seconds, 1.0, 0),
     ]
 
 
-def _words(figure: Figure, scale: float, digits: int = 1) -> str:
+def words(figure: Figure, scale: float, digits: int = 1) -> str:
+    """``mean ± spread``, or the mean alone where there is no spread, as the tables show them."""
     mean = f"{figure.mean * scale:.{digits}f}"
     return mean if figure.spread is None else f"{mean} ± {figure.spread * scale:.{digits}f}"
-
-
-def _figure(values: Sequence[float]) -> Figure:
-    return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pst_fast.cli.config import RunConfig, resolve, settings_of
 from pst_fast.data.beton import write_beton
+from pst_fast.files import write_json
+from pst_fast.manifest import MANIFEST, environment
 
+CLASSES = ["cat", "dog", "frog", "ship"]
 STAGES = ["stem", "layer1", "layer2", "layer3", "layer4"]
 Rows = list[dict[str, Any]]
 
@@ -70,6 +74,7 @@ def write_run(
     ).clip(0, 255)
     images = images.astype(np.uint8)
     write_beton(out / "clean" / "train.beton", images, labels, index)
+    write_json(out / "clean" / MANIFEST, {"facts": {"classes": CLASSES, "image_size": images.shape[1]}})
     rows: Rows = []
     for seed in seeds:
         for attack in ("none", *attacks):
@@ -115,9 +120,14 @@ def write_run(
                         "folder": folder.relative_to(out).as_posix(),
                     }
                 )
-    return [row for row in rows if row["attack"] in attacks]
+    rows = [row for row in rows if row["attack"] in attacks]
+    plan = resolve(RunConfig(seeds=tuple(map(str, seeds)), epochs=epochs, device="cpu", out=out))
+    settings = settings_of(plan) | {"attacks": list(attacks), "defenses": list(defenses)}
+    surroundings = {**environment(), "device": "cpu"}
+    write_json(out / "results.json", {"rows": rows, "environment": surroundings, "settings": settings})
+    return rows
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_run() -> Callable[..., Rows]:
     return write_run

@@ -27,9 +27,10 @@ def page(out: Path, rows: list[dict[str, Any]]) -> _Page:
     return _Page(cells, [], rows[0]["stages"], 0)
 
 
-def test_a_report_has_a_table_and_two_pictures(tmp_path: Path, make_run: MakeRun) -> None:
+def test_a_report_has_a_table_two_pictures_and_a_page(tmp_path: Path, make_run: MakeRun) -> None:
     write_report(tmp_path, make_run(tmp_path))
     assert "| lsp | pst |" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     for name in ("curves.png", "samples.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.format == "PNG"

@@ -21,6 +21,7 @@ def row(attack: str, defense: str, seed: int, last: float, clean: float = 0.8, *
         "best_accuracy": last + 0.1,
         "clean_accuracy": clean,
         "seconds": {"prepare": 100.0, "craft": 100.0, "apply": 100.0, "train": 10.0, "evaluate": 2.0},
+        "images_per_second": 900.0 + 100 * seed,
         **more,
     }
 
@@ -47,6 +48,8 @@ def test_seeds_are_averaged_cell_by_cell() -> None:
     assert erm.clean.mean == pytest.approx(0.65)
     assert erm.recovered.mean == pytest.approx((0.2 / 0.8 + 0.4 / 0.5) / 2), "seed by seed, not mean by mean"
     assert erm.seconds.mean == pytest.approx(12.0), "the training run alone, all its phases"
+    assert erm.craft_seconds.mean == pytest.approx(100.0)
+    assert erm.images_per_second.mean == pytest.approx(950.0)
     assert em.last.spread is None
 
 
