@@ -34,6 +34,7 @@ from pst_fast.train.trainer import train
 @DEFENSES.register("pst/thresholds")
 class _Thresholds(PST):
     summary: ClassVar[str] = "fixed limits on ACM of the three shallowest stages, in the place of ratios"
+    options: ClassVar[dict[str, Any]] = {}
 
     def trigger(self, fit: Fit) -> Trigger:
         return OverThreshold(fit.acm, THRESHOLD)
@@ -58,13 +59,13 @@ class _Pooled(PST):
 @DEFENSES.register("pst/no-rollback")
 class _NoRollback(PST):
     summary: ClassVar[str] = "stages are slowed, nothing is taken back"
-    options: ClassVar[dict[str, Any]] = {"rollback": 0}
+    options: ClassVar[dict[str, Any]] = PST.options | {"rollback": 0}
 
 
 @DEFENSES.register("pst/no-slowing")
 class _NoSlowing(PST):
     summary: ClassVar[str] = "training goes back, and on at the same rates"
-    options: ClassVar[dict[str, Any]] = {"gamma": 1.0}
+    options: ClassVar[dict[str, Any]] = PST.options | {"gamma": 1.0}
 
 
 @DEFENSES.register("pst-plus/no-rollback")

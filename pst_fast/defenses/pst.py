@@ -22,8 +22,8 @@ class PST(Defense):
     summary: ClassVar[str] = "Progressive Staged Training: ACM, roll-back, slowed shallow stages"
     depth: ClassVar[int | None] = None
     """How many stages are watched, shallow ones first; None: all."""
-    options: ClassVar[dict[str, Any]] = {}
-    """Of the schedule, where they are not its defaults."""
+    options: ClassVar[dict[str, Any]] = {"growth": 8, "rollback": 2}
+    """Of the schedule, where they are not its defaults: a check under views costs three measurements."""
 
     def start(self, fit: Fit) -> None:
         self._schedule = ProgressiveStagedTraining(
