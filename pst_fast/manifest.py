@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pst_fast import distributed
 from pst_fast.files import sha256, write_json
 
 MANIFEST = "manifest.json"
@@ -38,12 +39,15 @@ def looking() -> Iterator[None]:
         _looking.reset(token)
 
 
+@distributed.losses_told()
 def build_stage(
     output: Path,
     kind: str,
     parameters: Mapping[str, Any],
     inputs: Mapping[str, Path],
     build: Callable[[Path], Mapping[str, Any] | None],
+    *,
+    together: bool = False,
 ) -> Path:
     """Return ``output``, built by ``build`` unless it is there already and made from the same things.
 
@@ -54,28 +58,58 @@ def build_stage(
         inputs: Name -> folder of an earlier stage; its manifest's hashes enter the key.
         build: Called with the working folder; fills it, and returns facts for the manifest
             (measured budget, device, ...), which later readers find under ``"facts"``.
+        together: Whether all processes of a run (see :mod:`pst_fast.distributed`) call ``build``, in which
+            the main one alone writes; otherwise they wait for it to build. The facts are the main one's.
     """
     request = {
         "kind": kind,
         "parameters": json.loads(json.dumps(parameters)),
         "inputs": {name: read_manifest(folder)["outputs"] for name, folder in inputs.items()},
     }
-    if (output / MANIFEST).is_file() and _matches(output, request):
-        return output
     if _looking.get():
+        if _is_there(output, request):
+            return output
         raise NotBuilt(str(output))
     partial = output.with_name(output.name + ".partial")
+    distributed.barrier()  # all have read what they needed to ask for this
+    if distributed.on_main(lambda: _begin(output, partial, request)):
+        return output
+    started = time.perf_counter()
+
+    def filled() -> Mapping[str, Any] | None:
+        try:
+            return build(partial)
+        except BaseException:
+            if distributed.is_main() and [path.name for path in partial.iterdir()] == [_REQUEST]:
+                shutil.rmtree(partial)
+            raise
+
+    if together:
+        facts = filled()
+        distributed.on_main(lambda: _finish(output, partial, request, facts, started))
+    else:
+        distributed.on_main(lambda: _finish(output, partial, request, filled(), started))
+    return output
+
+
+def _begin(output: Path, partial: Path, request: Mapping[str, Any]) -> bool:
+    """Whether ``output`` is there already; if not, there is a folder to work in."""
+    if _is_there(output, request):
+        return True
     if _read(partial / _REQUEST) != request:
         shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True, exist_ok=True)
     write_json(partial / _REQUEST, request)
-    started = time.perf_counter()
-    try:
-        facts = build(partial)
-    except BaseException:
-        if [path.name for path in partial.iterdir()] == [_REQUEST]:
-            shutil.rmtree(partial)
-        raise
+    return False
+
+
+def _finish(
+    output: Path,
+    partial: Path,
+    request: Mapping[str, Any],
+    facts: Mapping[str, Any] | None,
+    started: float,
+) -> None:
     (partial / _REQUEST).unlink()
     outputs = {
         path.relative_to(partial).as_posix(): sha256(path)
@@ -93,12 +127,15 @@ def build_stage(
     if output.exists():
         shutil.rmtree(output)
     partial.rename(output)
-    return output
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished stage."""
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def _is_there(output: Path, request: Mapping[str, Any]) -> bool:
+    return (output / MANIFEST).is_file() and _matches(output, request)
 
 
 def _matches(output: Path, request: Mapping[str, Any]) -> bool:
@@ -133,6 +170,7 @@ def environment() -> dict[str, Any]:
         "numpy": numpy.__version__,
         "platform": platform.platform(),
         "cpu_threads": torch.get_num_threads(),
+        "processes": distributed.world_size(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from pst_fast.cli.config import RunConfig, resolve
 from pst_fast.cli.exits import exit_code, write_failure
+from pst_fast.distributed import is_main, started
 from pst_fast.errors import InputError
 
 
@@ -22,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
 
     def work() -> None:
-        _run(tyro.cli(RunConfig, prog="python -m pst_fast.run", description=_help(), args=arguments))
+        config = tyro.cli(RunConfig, prog="python -m pst_fast.run", description=_help(), args=arguments)
+        with started():
+            _run(config)
 
     return exit_code(work, "stopped; the same command goes on from here")
 
@@ -33,7 +36,7 @@ def _run(config: RunConfig) -> None:
     from pst_fast.report.table import print_table
 
     plan = resolve(config)
-    terminal = Terminal(Console(stderr=True))
+    terminal = Terminal(Console(stderr=True, quiet=not is_main()))
     try:
         rows = run(plan, terminal)
     except (OSError, RuntimeError) as error:
@@ -41,6 +44,8 @@ def _run(config: RunConfig) -> None:
         if sentence is None:
             raise
         raise InputError(sentence) from error
+    if not is_main():
+        return
     print_table(Console(width=None if sys.stdout.isatty() else 100), rows)
     print(f"{plan.out}: results.json, table.md, curves.png, samples.png, report.html")
 
@@ -60,6 +65,8 @@ def _help() -> str:
             f"Defenses: {', '.join(DEFENSES.names())}.",
             f"Models: {', '.join(list_models())}, timm:NAME, torchvision:NAME.",
             f"Defaults by data set: {describe_recipes()}.",
+            "Several processes share the work of one run, each with a GPU of its own where there are GPUs: "
+            "torchrun --standalone --nproc-per-node N -m pst_fast.run ...",
         )
     )
 

@@ -17,6 +17,7 @@ from pst_fast.cli.executors.names import check_executor
 from pst_fast.cli.recipes import recipe_of
 from pst_fast.data.perturbations import FILE, LAYOUTS
 from pst_fast.data.subset import Part
+from pst_fast.distributed import local_device
 from pst_fast.errors import InputError
 from pst_fast.train.settings import TrainSettings
 
@@ -104,7 +105,7 @@ class RunConfig:
     epochs: Annotated[int | None, _by_dataset("N")] = None
     """Passes over the training set."""
     batch_size: Annotated[int | None, _by_dataset("N")] = None
-    """Images a step."""
+    """Images a step, over all processes."""
     learning_rate: Annotated[float | None, _by_dataset("X")] = None
     """Peak of the cosine schedule (SGD, Nesterov momentum .9)."""
     weight_decay: Annotated[float | None, _by_dataset("X")] = None
@@ -378,4 +379,4 @@ def resolve_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no CUDA device here; expected one, or --device cpu")
-    return torch.device(name)
+    return local_device(name)

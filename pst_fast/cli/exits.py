@@ -6,9 +6,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pst_fast import distributed
 from pst_fast.errors import InputError
 
 BAD_INPUT = 2
+LOST = 3
 STOPPED = 130
 
 _SHORT_WRITES = ("inline_container.cc", "PytorchStreamWriter", "requested and")
@@ -18,6 +20,8 @@ _SHORT_WRITES = ("inline_container.cc", "PytorchStreamWriter", "requested and")
 def exit_code(work: Callable[[], None], stopped: str) -> int:
     """Do the work; 0, 2 for input that cannot be used, 130 when interrupted, with a sentence on stderr.
 
+    Of several processes the first to end says so for all; 3 where another one of them has ended.
+
     Args:
         work: The command.
         stopped: What to say after an interrupt.
@@ -25,12 +29,18 @@ def exit_code(work: Callable[[], None], stopped: str) -> int:
     try:
         work()
     except KeyboardInterrupt:
-        print(stopped, file=sys.stderr)
-        return STOPPED
+        return _ended(stopped, STOPPED)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return _ended(f"error: {error}", BAD_INPUT)
+    except distributed.ProcessLost:
+        return _ended(f"{stopped} (another process of the run was killed or failed)", LOST)
     return 0
+
+
+def _ended(words: str, code: int) -> int:
+    if distributed.has_the_word():
+        print(words, file=sys.stderr)
+    return code
 
 
 def write_failure(error: OSError | RuntimeError, out: Path) -> str | None:

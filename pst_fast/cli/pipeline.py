@@ -13,6 +13,7 @@ from pst_fast.cli.results import Row, row_of, write_results
 from pst_fast.cli.stages import attack_folder, found, title_of, train_folder
 from pst_fast.cli.tasks import Cell, Task, graph
 from pst_fast.cli.terminal import Terminal
+from pst_fast.distributed import is_main
 from pst_fast.errors import InputError
 
 __all__ = ["Row", "attack_folder", "run", "train_folder"]
@@ -38,7 +39,7 @@ def run(plan: Plan, terminal: Terminal) -> list[Row]:
             matrix = _Matrix(plan, terminal, executor)
             matrix.work()
         rows = matrix.rows()
-        if rows:
+        if rows and is_main():
             write_report(plan.out, rows)
     if matrix.defects:
         raise matrix.defects[0]
@@ -126,7 +127,8 @@ class _Matrix:
             self._rows |= {cell: row_of(self.plan, cell) for cell in finished}
             if not finished:
                 return
-        write_results(self.plan, self.rows(), self._failures)
+        if is_main():
+            write_results(self.plan, self.rows(), self._failures)
 
     def _fail(self, task: Task, error: Exception) -> None:
         """Take the cells that need ``task`` out of the run; end it where none of them would fare better."""
@@ -151,7 +153,10 @@ class _Matrix:
 
 @contextmanager
 def _only_run_in(out: Path) -> Iterator[None]:
-    """Hold ``out`` for this process: two runs in one folder would take each other's working folders away."""
+    """Hold ``out`` for this run: two of them in one folder would take each other's working folders away."""
+    if not is_main():
+        yield
+        return
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

@@ -20,7 +20,7 @@ import torch
 
 from pst_fast.data.beton import Beton
 from pst_fast.data.decode import cores
-from pst_fast.data.loaders import Order, on_device
+from pst_fast.data.loaders import Order, on_device, own_cores
 from pst_fast.data.types import Batch
 from pst_fast.errors import InputError
 
@@ -57,13 +57,16 @@ class FFCVLoader:
         num_workers: int | None = None,
         random_resized_crop: int | None = None,
     ) -> None:
-        if random_resized_crop is None:
-            beton.shape  # noqa: B018 - refuses images of several sizes in words of ours
+        side = random_resized_crop
+        # Images of several sizes are refused here in words of ours.
+        self._shape = beton.shape if side is None else (side, side)
         self.num_samples = order.num_samples
         self.batch_size = order.batch_size
         self._order = order
         self._device = device
-        self._loader = _ffcv_loader(beton, order, min(num_workers or cores(), cores()), random_resized_crop)
+        self._loader = _ffcv_loader(
+            beton, order, min(num_workers or own_cores(), cores()), random_resized_crop
+        )
 
     def __len__(self) -> int:
         return len(self._order)
@@ -73,8 +76,15 @@ class FFCVLoader:
         return on_device(self._read(epoch), self._device)
 
     def _read(self, epoch: int) -> Generator[Batch, None, None]:
-        if not len(self._order):
-            return
+        batches, own = len(self._order), len(self._order.rows(epoch))
+        filled = -(-own // max(1, self._order.own_batch_size))
+        if filled:
+            yield from self._read_filled(epoch, filled)
+        for _ in range(filled, batches):  # of which other shards have the few rows
+            images = torch.empty(0, *self._shape, 3, dtype=torch.uint8)
+            yield Batch(images, torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
+
+    def _read_filled(self, epoch: int, batches: int) -> Generator[Batch, None, None]:
         with _torch_threads_kept():
             self._loader.next_epoch = epoch
             reader = iter(self._loader)
@@ -82,7 +92,7 @@ class FFCVLoader:
             # The reader's thread sets torch's threads too, at some moment before the first batch.
             with _torch_threads_kept():
                 tensors = _next(reader)
-            for remaining in reversed(range(len(self._order))):
+            for remaining in reversed(range(batches)):
                 images, labels, index = tensors
                 yield Batch(images, labels[:, 0], index[:, 0])
                 if remaining:
@@ -124,10 +134,10 @@ def _ffcv_loader(beton: Beton, order: Order, num_workers: int, crop: int | None)
     decoder = SimpleRGBImageDecoder() if crop is None else RandomResizedCropRGBImageDecoder((crop, crop))
     return Loader(
         os.fspath(beton.path),
-        batch_size=order.batch_size,
+        batch_size=max(1, order.own_batch_size),
         num_workers=num_workers,
         order=EpochOrder(),
-        drop_last=order.drop_last,
+        drop_last=False,  # the order has left it out
         pipelines={
             "image": [decoder, ToTensor()],
             "label": [IntDecoder(), ToTensor()],

@@ -20,6 +20,7 @@ import torch
 from pst_fast.data.beton import Beton, read_beton
 from pst_fast.data.decode import cores
 from pst_fast.data.types import Batch, Loader, epoch_order
+from pst_fast.distributed import WHOLE, Shard, local_world_size
 from pst_fast.errors import InputError
 
 Kind = Literal["auto", "device", "ffcv", "torch"]
@@ -41,6 +42,7 @@ def make_loader(
     kind: Kind = "auto",
     num_workers: int | None = None,
     rows: np.ndarray | None = None,
+    shard: Shard = WHOLE,
 ) -> Loader:
     """A loader of batches on ``device``.
 
@@ -53,8 +55,10 @@ def make_loader(
         device: Where the batches shall be.
         kind: ``auto`` takes ``device`` where the set fits (under 4 GB and a quarter of the device's free
             memory), else ``ffcv`` where it is installed, else ``torch``.
-        num_workers: Threads that read; None: one a core for FFCV, at most 4 for torch.
+        num_workers: Threads that read; None: one a core for FFCV, at most 4 for torch; of the cores that this
+            machine has for each process of the run.
         rows: int64 [N], the rows of the file to read; None: all.
+        shard: The part of each batch that this loader gives; in a short last batch it may be empty.
 
     Raises:
         InputError: The file is not sound, FFCV is asked for and missing, or a number is out of range.
@@ -66,7 +70,8 @@ def make_loader(
         raise InputError(f"num_workers: expected at least 1, got {num_workers}")
     if kind == "auto":
         kind = _choose(beton, device)
-    order = Order(np.arange(len(beton)) if rows is None else rows, batch_size, seed, shuffle, drop_last)
+    rows = np.arange(len(beton)) if rows is None else rows
+    order = Order(rows, batch_size, seed, shuffle, drop_last, shard)
     if kind == "device":
         return DeviceLoader(beton, order, device)
     if kind == "torch":
@@ -87,12 +92,29 @@ class Order:
         seed: Of the shuffling.
         shuffle: Whether to.
         drop_last: Whether to leave out a last batch that is not full.
+        shard: The part of each batch that is read here.
+
+    Attributes:
+        num_samples: Rows in an epoch, of all shards.
+        batch_size: Rows a batch, of all shards.
+        own_batch_size: Rows of this shard in a batch; only the last may have fewer.
     """
 
-    def __init__(self, rows: np.ndarray, batch_size: int, seed: int, shuffle: bool, drop_last: bool) -> None:
+    def __init__(
+        self,
+        rows: np.ndarray,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool,
+        shard: Shard = WHOLE,
+    ) -> None:
         self.num_samples = len(rows)
         self.batch_size = batch_size
         self.drop_last = drop_last
+        own = shard.of(min(batch_size, len(rows)))
+        self.own_batch_size = own.stop - own.start
+        self._shard = shard
         self._rows = rows
         self._seed = seed
         self._shuffle = shuffle
@@ -103,16 +125,17 @@ class Order:
         return -(-self.num_samples // self.batch_size)
 
     def rows(self, epoch: int) -> np.ndarray:
-        """int64 [N]: every row that is read, in the order of an epoch."""
-        if self._shuffle:
-            return self._rows[epoch_order(self.num_samples, self._seed, epoch)]
-        return self._rows
+        """int64: every row that is read, in the order of an epoch."""
+        return np.concatenate([*self.batches(epoch), np.empty(0, np.int64)])
 
     def batches(self, epoch: int) -> Iterator[np.ndarray]:
-        """The rows of each batch of an epoch."""
-        rows = self.rows(epoch)
+        """The rows, int64, of each batch of an epoch."""
+        rows = self._rows
+        if self._shuffle:
+            rows = rows[epoch_order(self.num_samples, self._seed, epoch)]
         for batch in range(len(self)):
-            yield rows[batch * self.batch_size : (batch + 1) * self.batch_size]
+            whole = rows[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield whole[self._shard.of(len(whole))]
 
 
 class DeviceLoader:
@@ -132,9 +155,8 @@ class DeviceLoader:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """See :class:`~pst_fast.data.types.Loader`."""
-        order = torch.from_numpy(self._order.rows(epoch)).to(self._device)
-        for batch in range(len(self._order)):
-            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        sizes = [len(rows) for rows in self._order.batches(epoch)]
+        for rows in torch.from_numpy(self._order.rows(epoch)).to(self._device).split(sizes):
             yield Batch(self._gather(rows), self._labels[rows], self._index[rows])
 
     def _gather(self, rows: torch.Tensor) -> torch.Tensor:
@@ -157,7 +179,7 @@ class TorchLoader:
         self._beton = beton
         self._order = order
         self._device = device
-        self._num_workers = num_workers or min(_GATHER_THREADS, cores())
+        self._num_workers = num_workers or min(_GATHER_THREADS, own_cores())
 
     def __len__(self) -> int:
         return len(self._order)
@@ -209,6 +231,11 @@ def on_device(batches: Generator[Batch, None, None], device: torch.device) -> It
             yield Batch(*copies)
 
 
+def own_cores() -> int:
+    """This process's part of the cores."""
+    return max(1, cores() // local_world_size())
+
+
 def ffcv_installed() -> bool:
     """Whether FFCV is there to be imported."""
     return importlib.util.find_spec("ffcv") is not None
@@ -217,7 +244,10 @@ def ffcv_installed() -> bool:
 def _choose(beton: Beton, device: torch.device) -> Kind:
     height, width = beton.shape
     size = len(beton) * height * width * 3
-    if size <= DEVICE_LIMIT_BYTES and size <= DEVICE_LIMIT_FRACTION * free_memory(device):
+    free = free_memory(device)
+    if device.type != "cuda":
+        free //= local_world_size()  # each of the processes has a copy
+    if size <= DEVICE_LIMIT_BYTES and size <= DEVICE_LIMIT_FRACTION * free:
         return "device"
     if ffcv_installed():
         return "ffcv"

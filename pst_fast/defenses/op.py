@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 import torch.nn.functional as F
 
+from pst_fast import distributed
 from pst_fast.defenses.base import DEFENSES, Defense
 
 if TYPE_CHECKING:
@@ -52,10 +53,12 @@ def linear_weights(fit: Fit) -> torch.Tensor:
     optimizer = torch.optim.SGD([weights], lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [EPOCHS // 2, EPOCHS * 3 // 4])
     for epoch in range(EPOCHS):
-        for batch in fit.loader.epoch(epoch):
+        for number, batch in enumerate(fit.loader.epoch(epoch)):
             logits = batch.images.to(fit.device).flatten(1).float() / 255 @ weights
+            loss = F.cross_entropy(logits, batch.labels.to(fit.device))
             optimizer.zero_grad()
-            F.cross_entropy(logits, batch.labels.to(fit.device)).backward()
+            (loss * fit.parts.weight(len(batch.labels), number)).backward()
+            distributed.average_(weight.grad for weight in [weights] if weight.grad is not None)
             optimizer.step()
         schedule.step()
     return weights.detach()

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 import torch
 from torch import nn
 
+from pst_fast import distributed as processes
 from pst_fast import ops
 from pst_fast.precision import autocast
 from pst_fast.pst.lda import spatial_ldas
@@ -32,6 +33,9 @@ class ActivationClusterMeasurement:
         bf16: Whether the forward passes run under autocast to bf16.
         measure: ``(pooled [N,D], labels [N], num_classes) -> float``, another definition of the measure. It
             may return a tensor of one element: if it does for every stage, those are read at once.
+        distributed: Whether all processes of ``torch.distributed`` measure together. They have the same
+            network and probes, and all call this; each runs the network on a part of the probes, the
+            features come together in the process of rank 0, and all get what that one measures, to the bit.
 
     Calling it returns ``{stage name: value}``, shallow first; the host waits for the device once, at the end.
     For 10 classes and 700 probes, values around .2-.4 are a fresh network's; a trap shows as values above 1
@@ -54,6 +58,7 @@ class ActivationClusterMeasurement:
         batch_size: int = 350,
         bf16: bool = False,
         measure: Callable[[torch.Tensor, torch.Tensor, int], float | torch.Tensor] | None = None,
+        distributed: bool = False,
     ) -> None:
         if len(images) != len(labels):
             raise ValueError(f"images and labels differ in length: {len(images)} and {len(labels)}")
@@ -68,6 +73,7 @@ class ActivationClusterMeasurement:
         self.bf16 = bf16
         self.components = components
         self._measure = measure
+        self._distributed = distributed
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor | None = None, *, depth: int | None = None) -> dict[str, float]:
@@ -79,15 +85,27 @@ class ActivationClusterMeasurement:
                 further than these need.
         """
         images = self.images if images is None else images
-        pooled: dict[str, list[torch.Tensor]] = {stage.name: [] for stage in self.stages[:depth]}
-        if not pooled:
+        names = [stage.name for stage in self.stages[:depth]]
+        if not names:
             return {}
+        if self._distributed and len(images) >= processes.world_size():
+            own = self._features(images[processes.shard().of(len(images))], names)
+            gathered = [processes.gather_rows(rows, len(images)) for rows in own]
+            pooled = [rows for rows in gathered if rows is not None]
+        else:
+            pooled = self._features(images, names)
+        values = self._values(pooled, self.labels.to(images.device)) if pooled else []
+        if self._distributed:
+            values = processes.broadcast(values)
+        return dict(zip(names, values, strict=True))
+
+    def _features(self, images: torch.Tensor, names: list[str]) -> list[torch.Tensor]:
+        pooled: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         with _evaluating(self.model), self._collecting(pooled), autocast(images.device, self.bf16):
             for start in range(0, len(images), self.batch_size):
                 with suppress(_Enough):
                     self.model(images[start : start + self.batch_size])
-        values = self._values([torch.cat(parts) for parts in pooled.values()], self.labels.to(images.device))
-        return dict(zip(pooled, values, strict=True))
+        return [torch.cat(parts) for parts in pooled.values()]
 
     def _values(self, pooled: list[torch.Tensor], labels: torch.Tensor) -> list[float]:
         classes = len(self.classes)

@@ -64,7 +64,9 @@ class ProgressiveStagedTraining:
         rollback: Snapshots to go back; 0: none, the stages are slowed and that is all.
         history: Snapshots that are kept.
         stages: Stage name -> submodule name(s), shallow first; found by depth if None.
-        acm: A measurement to use in place of ``ActivationClusterMeasurement(model, images, labels)``.
+        acm: A measurement to use in place of ``ActivationClusterMeasurement(model, images, labels)``. Under
+            DistributedDataParallel give it the module inside and one with ``distributed=True``, so that all
+            processes decide alike.
 
     Raises:
         ValueError: As ActivationClusterMeasurement does; or a setting is out of its range.

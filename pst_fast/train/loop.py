@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pst_fast import distributed
 from pst_fast.data.types import Batch, Loader
 from pst_fast.defenses.base import Defense, Event
 from pst_fast.errors import InputError
@@ -21,6 +22,13 @@ from pst_fast.precision import autocast, computes_in_bf16
 from pst_fast.pst import ActivationClusterMeasurement
 from pst_fast.train.augmentation import normalise
 from pst_fast.train.metrics import MetricsLog
+from pst_fast.train.parallel import (
+    Parts,
+    own_statistics,
+    replicated,
+    seed_epoch,
+    with_shared_statistics,
+)
 from pst_fast.train.settings import TrainSettings
 
 Progress = Callable[[float, str], None]
@@ -29,9 +37,12 @@ Progress = Callable[[float, str], None]
 class Fit:
     """Trains one network for a number of epochs; after a kill it goes on from the last whole epoch.
 
+    Several processes (:mod:`pst_fast.distributed`) do so together: all of them have the same network and run
+    the same lines, each on its part of the batches; the main one writes.
+
     Args:
         defense: What differs from plain training.
-        loader: Training batches.
+        loader: Training batches, of which it gives this process's part; so do the other two.
         test_loader: Test batches, for the accuracy after each epoch (nothing else looks at it).
         held_out: Batches of training images that are not in ``loader``, for the accuracy on them, or None.
         probe: Fixed training images (uint8 [P,H,W,3]) on which ACM is measured, and their labels.
@@ -68,10 +79,12 @@ class Fit:
         self.checkpoint = folder / "training.ckpt"
         self.log = MetricsLog(folder)
         model = _seeded_model(settings, num_classes, probe.images.shape[1]).to(device)
-        self.model = model.to(memory_format=torch.channels_last)
-        self.forward: Callable[[torch.Tensor], torch.Tensor] = (
-            torch.compile(self.model) if settings.compile else self.model
-        )
+        self.model = with_shared_statistics(model, device).to(memory_format=torch.channels_last)
+        self.forward: Callable[[torch.Tensor], torch.Tensor] = replicated(self.model)
+        if settings.compile:
+            self.forward = torch.compile(self.forward)
+        self.parts = Parts(loader)
+        self._own_statistics = own_statistics(self.model)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=settings.learning_rate,
@@ -83,7 +96,11 @@ class Fit:
         self.probe_images = probe.images.to(device)
         self.bf16 = computes_in_bf16(device) if settings.amp == "auto" else settings.amp == "on"
         self.acm = ActivationClusterMeasurement(
-            self.model, normalise(self.probe_images), probe.labels.to(device), bf16=self.bf16
+            self.model,
+            normalise(self.probe_images),
+            probe.labels.to(device),
+            bf16=self.bf16,
+            distributed=distributed.world_size() > 1,
         )
         self.rows: list[dict[str, Any]] = []
         self.seconds = {"train": 0.0, "evaluate": 0.0}
@@ -93,6 +110,7 @@ class Fit:
         """Train until the last epoch is done."""
         self._resume()
         for epoch in range(len(self.rows), self.epochs):
+            seed_epoch(self.settings.seed, epoch)
             seen_events = len(self.defense.events)
             row = {"epoch": epoch + 1, **self._train_epoch(epoch)}
             started = time.perf_counter()
@@ -107,8 +125,9 @@ class Fit:
             ]
             self.defense.after_epoch(row)
             self.rows.append(row)
-            self._save()
-            self.log.append(row)
+            if distributed.is_main():
+                self._save()
+                self.log.append(row)
         self.log.close()
 
     @property
@@ -126,11 +145,13 @@ class Fit:
         steps = len(self.loader)
         for number, batch in enumerate(self.loader.epoch(epoch)):
             step = epoch * steps + number
-            loss, hits = self._step(batch, step)
+            loss, hits = self._step(batch, number, step)
             loss_sum += loss * len(batch.labels)
             correct += hits
-            images += len(batch.labels)
+            images += self.parts.whole(number)
             self._show(step + 1, images / (time.perf_counter() - started))
+        for total in (loss_sum, correct):
+            distributed.sum_(total)
         mean_loss = float(loss_sum) / images  # waits for the device, so that the clock below is honest
         if not math.isfinite(mean_loss):
             raise InputError(
@@ -148,12 +169,13 @@ class Fit:
             "images_per_second": images / seconds,
         }
 
-    def _step(self, batch: Batch, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _step(self, batch: Batch, number: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         settings = self.settings
         labels = batch.labels.to(self.device, non_blocking=True)
         images = batch.images.to(self.device, non_blocking=True)
+        images, before = self.parts.at_its_place(images, number)
         seen = self.defense.view(images, settings.seed, step)
-        inputs = self.defense.augmentation()(seen, settings.seed, step)
+        inputs = self.defense.augmentation()(seen, settings.seed, step)[before:]
         inputs, targets = self.defense.transform(inputs, labels)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
@@ -161,8 +183,9 @@ class Fit:
             logits = self.forward(inputs)
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=settings.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss * self.parts.weight(len(labels), number)).backward()
         self.optimizer.step()
+        distributed.average_(self._own_statistics)
         self.defense.after_step()
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
@@ -180,11 +203,13 @@ class Fit:
         self.model.eval()
         correct = torch.zeros((), device=self.device, dtype=torch.int64)
         for batch in loader.epoch(0):
+            if not len(batch.labels):
+                continue
             inputs = normalise(batch.images.to(self.device, non_blocking=True))
             with autocast(self.device, self.bf16):
                 logits = self.forward(inputs)
             correct += (logits.argmax(1) == batch.labels.to(self.device)).sum()
-        return int(correct) / loader.num_samples
+        return int(distributed.sum_(correct)) / loader.num_samples
 
     def _show(self, step: int, speed: float) -> None:
         left = (self.epochs * len(self.loader) - step) * self.loader.batch_size / speed
@@ -229,7 +254,8 @@ class Fit:
             torch.set_rng_state(state["rng"].cpu())
             if state["device_rng"] is not None:
                 torch.cuda.set_rng_state(state["device_rng"].cpu(), self.device)
-        self.log.restart(self.rows)
+        if distributed.is_main():
+            self.log.restart(self.rows)
 
 
 def _seeded_model(settings: TrainSettings, num_classes: int, image_size: int) -> nn.Module:

@@ -39,5 +39,6 @@ class MetricsLog:
         self._board.flush()
 
     def close(self) -> None:
-        """Release the files."""
-        self._board.close()
+        """Release the files, if any were opened."""
+        if self._board is not None:
+            self._board.close()

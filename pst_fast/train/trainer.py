@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pst_fast import distributed
 from pst_fast.data.beton import check_beton, read_beton
 from pst_fast.data.loaders import Kind, make_loader
 from pst_fast.data.types import Batch, Loader
@@ -31,7 +32,7 @@ def train(
     loader: Kind = "auto",
     progress: Progress | None = None,
 ) -> Path:
-    """Train one network with one defense.
+    """Train one network with one defense, in all processes of a run together.
 
     Args:
         output: Folder to make: ``metrics.jsonl``, ``model.pt``, ``tensorboard/`` and the manifest, whose
@@ -70,10 +71,11 @@ def train(
         )  # fmt: skip
         fit.run()
         chosen = defense.finish(fit.rows)
-        with replacing(folder / "model.pt") as temporary:
-            torch.save(fit.model.state_dict(), temporary)
-        for checkpoint in folder.glob("*.ckpt"):
-            checkpoint.unlink()
+        if distributed.is_main():
+            with replacing(folder / "model.pt") as temporary:
+                torch.save(fit.model.state_dict(), temporary)
+            for checkpoint in folder.glob("*.ckpt"):
+                checkpoint.unlink()
         accuracies = [row["test_accuracy"] for row in fit.rows]
         return {
             "last_accuracy": accuracies[chosen - 1],
@@ -87,9 +89,8 @@ def train(
             "device": str(device),
         }
 
-    return build_stage(
-        output, "train", asdict(settings), {"train_data": train_data, "test_data": test_data}, build
-    )
+    inputs = {"train_data": train_data, "test_data": test_data}
+    return build_stage(output, "train", asdict(settings), inputs, build, together=True)
 
 
 def probes(path: Path, seed: int) -> Batch:
@@ -128,14 +129,15 @@ def _loaders(
     kind: Kind,
 ) -> tuple[Loader, Loader | None, Loader]:
     train_path, test_path = train_data / "train.beton", test_data / "test.beton"
-    fixed: dict[str, Any] = {"batch_size": 512, "seed": 0, "shuffle": False, "drop_last": False}
+    common: dict[str, Any] = {"device": device, "kind": kind, "shard": distributed.shard()}
+    fixed = {"batch_size": 512, "seed": 0, "shuffle": False, "drop_last": False, **common}
     return (
         make_loader(
             train_path, batch_size=settings.batch_size, seed=settings.seed, shuffle=True,
-            drop_last=len(kept) >= settings.batch_size, device=device, kind=kind, rows=kept,
+            drop_last=len(kept) >= settings.batch_size, rows=kept, **common,
         ),
-        make_loader(train_path, device=device, kind=kind, rows=left_out, **fixed) if len(left_out) else None,
-        make_loader(test_path, device=device, kind=kind, **fixed),
+        make_loader(train_path, rows=left_out, **fixed) if len(left_out) else None,
+        make_loader(test_path, **fixed),
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from pst_fast.data.decode import cores
 from pst_fast.data.ffcv_loader import FFCVLoader
 from pst_fast.data.loaders import Kind, Order, make_loader
 from pst_fast.data.types import Batch, Loader, epoch_order
+from pst_fast.distributed import Shard
 from pst_fast.errors import InputError
 
 CPU = torch.device("cpu")
@@ -73,6 +74,29 @@ def _check_epoch(loader: Loader, path: Path, epoch: int) -> None:
 @pytest.mark.parametrize("epoch", [0, 7])
 def test_batches_follow_the_epochs_order(path: Path, kind: Kind, epoch: int) -> None:
     _check_epoch(_make(path, kind), path, epoch)
+
+
+def _check_shards(path: Path, kind: Kind) -> None:
+    """Batches of 16, 16, 16 and 2 in three parts, of which the third has nothing of the last one."""
+    whole = _copied(_make(path, "torch"), 5)
+    shards = [_make(path, kind, shard=Shard(rank, 3), num_workers=1) for rank in range(3)]
+    assert {(len(s), s.num_samples, s.batch_size) for s in shards} == {(4, N, BATCH)}
+    parts = [_copied(shard, 5) for shard in shards]
+    assert [[len(b.labels) for b in part] for part in parts] == [[6, 6, 6, 1], [5, 5, 5, 1], [5, 5, 5, 0]]
+    for batch, *some in zip(whole, *parts, strict=True):
+        for name in ("images", "labels", "index"):
+            assert torch.equal(torch.cat([getattr(b, name) for b in some]), getattr(batch, name))
+
+
+@pytest.mark.parametrize("kind", ["device", "torch"])
+def test_the_shards_of_a_batch_are_the_batch(path: Path, kind: Kind) -> None:
+    _check_shards(path, kind)
+
+
+@pytest.mark.slow
+def test_the_shards_that_ffcv_reads_are_the_batch(path: Path) -> None:
+    pytest.importorskip("ffcv")
+    _check_shards(path, "ffcv")
 
 
 def test_ffcv_batches_follow_the_same_order_in_any_sequence_of_epochs(path: Path, ffcv: Loader) -> None:

@@ -17,6 +17,7 @@ from pst_fast.cli.config import Plan
 from pst_fast.cli.stages import perform
 from pst_fast.cli.tasks import Task
 from pst_fast.cli.terminal import Report
+from pst_fast.distributed import world_size
 from pst_fast.errors import InputError
 from pst_fast.memory import keep_freed_memory
 
@@ -56,11 +57,13 @@ class Executor(Protocol):
 
 
 def attempt(plan: Plan, task: Task, report: Report) -> Outcome:
-    """Do a task; whatever it raises is in the outcome."""
+    """Do a task; whatever it raises is in the outcome, but for defects where several processes do it."""
     try:
         with _alone(plan, task, report):
             return Outcome(perform(plan, task, report))
     except Exception as error:
+        if world_size() > 1 and not isinstance(error, InputError):
+            raise  # the others wait for this process where it failed: the run has to end
         return Outcome(error=error)
 
 

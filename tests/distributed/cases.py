@@ -1,0 +1,151 @@
+"""What one process and two have to do alike: called by a test, and by torchrun in two processes.
+
+``python -m tests.distributed.cases FOLDER`` leaves ``FOLDER/results.json``.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pst_fast import distributed
+from pst_fast.defenses import op
+from pst_fast.defenses.base import DEFENSES
+from pst_fast.defenses.op import linear_weights
+from pst_fast.defenses.pst import PST
+from pst_fast.errors import InputError
+from pst_fast.train import loop
+from pst_fast.train.settings import TrainSettings
+from pst_fast.train.trainer import train
+from tests.train.conftest import make_folder
+
+CPU = torch.device("cpu")
+EXACT = ("erm", "static-mix", "early-stop", "pst", "pst-plus")
+ROWS = 7
+"""Which two processes cannot halve."""
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """All cases, as JSON values."""
+    clean = make_folder(folder / "clean")
+    trapped = make_folder(folder / "trapped", pattern=60, train=66)
+    few = make_folder(folder / "few", train=9)
+    found: dict[str, Any] = {"collectives": collectives()}
+
+    def noted(fit: loop.Fit) -> torch.Tensor:
+        weights = linear_weights(fit)
+        found["linear classifier"] = weights.flatten().tolist()
+        return weights
+
+    with (
+        mock.patch.object(loop, "create_model", network_without_norms),
+        mock.patch.object(op, "linear_weights", noted),
+    ):
+        for defense in EXACT:
+            options = settings(defense, batch_size=ROWS, learning_rate=0.05, epochs=6)
+            found[defense] = trained(folder / defense, trapped, clean, options)
+        trained(folder / "op", trapped, clean, settings("op", batch_size=ROWS))
+        found["few"] = trained(folder / "few-erm", few, clean, settings("erm", batch_size=40))
+    with mock.patch.dict(DEFENSES._entries, {"watched": Watched}):
+        options = settings("watched", batch_size=20, learning_rate=0.05, epochs=6)
+        found["watched"] = trained(folder / "watched", trapped, clean, options)
+    found["mixup"] = trained(folder / "mixup", clean, clean, settings("mixup"))
+    return found
+
+
+def network_without_norms(name: str, *, num_classes: int, width: int, image_size: int) -> nn.Module:
+    """With which processes differ from one process by the order of sums alone."""
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(width, 2 * width, 3, 2, 1), nn.ReLU()),
+        nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8 * width, num_classes)),
+    )
+
+
+def settings(defense: str, **changes: Any) -> TrainSettings:
+    values = {"model": "resnet10", "width": 8, "epochs": 2, "batch_size": 10, "amp": "off", **changes}
+    return TrainSettings(defense=defense, **values)
+
+
+def trained(folder: Path, data: Path, clean: Path, options: TrainSettings) -> dict[str, Any]:
+    """Train; the rows of the metrics, the names of the files, and some of the weights."""
+    train(folder, train_data=data, test_data=clean, settings=options, device=CPU)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    weights = torch.load(folder / "model.pt", weights_only=True)
+    return {
+        "rows": [json.loads(line) for line in lines],
+        "files": sorted(path.name for path in folder.iterdir() if path.is_file()),
+        "weights": torch.cat([w.flatten().float()[:50] for w in weights.values()]).tolist(),
+    }
+
+
+class Watched(PST):
+    """`pst` that fails unless all processes hold the same network and momentum, to the bit."""
+
+    def start(self, fit: loop.Fit) -> None:
+        super().start(fit)
+        self._fit = fit
+
+    def after_step(self) -> None:
+        self._check()  # before the measurement, and
+        super().after_step()  # after what may have been a roll-back
+        self._check()
+
+    def _check(self) -> None:
+        check_same(self._fit.model.state_dict())
+        states = self._fit.optimizer.state_dict()["state"]
+        check_same({str(k): v["momentum_buffer"] for k, v in states.items() if "momentum_buffer" in v})
+
+
+def check_same(tensors: Mapping[str, torch.Tensor]) -> None:
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode() + value.numpy().tobytes())
+    if distributed.world_size() > 1:
+        digests: list[Any] = [None] * distributed.world_size()
+        dist.all_gather_object(digests, digest.hexdigest())
+        assert len(set(digests)) == 1
+
+
+def collectives() -> dict[str, Any]:
+    """What the helpers return in the main process, for arguments whose sums do not depend on their number."""
+    rows = torch.arange(3.0 * ROWS).view(ROWS, 3)
+    own = distributed.shard().of(ROWS)
+    gathered = distributed.gather_rows(rows[own], ROWS)
+    assert (gathered is None) == (not distributed.is_main())
+    mean = [torch.full((2, 2), float(distributed.rank())), torch.full((3,), 5.0)]
+    distributed.average_(mean)
+    assert mean[0].unique().tolist() == [(distributed.world_size() - 1) / 2]
+    calls: list[int] = []
+
+    def refuse() -> None:
+        calls.append(1)
+        raise InputError("refused by the main process")
+
+    try:
+        distributed.on_main(refuse)
+    except InputError as error:
+        words = str(error)
+    assert len(calls) == int(distributed.is_main())
+    return {
+        "gathered": None if gathered is None else gathered.tolist(),
+        "sum": distributed.sum_(rows[own].sum()).item(),
+        "mean": mean[1].tolist(),
+        "broadcast": distributed.broadcast(7 if distributed.is_main() else None),
+        "refused": words,
+    }
+
+
+if __name__ == "__main__":
+    with distributed.started():
+        assert distributed.world_size() == 2
+        found = results(Path(sys.argv[1]))
+        if distributed.is_main():
+            (Path(sys.argv[1]) / "results.json").write_text(json.dumps(found))
