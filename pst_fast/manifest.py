@@ -17,10 +17,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pst_fast.files import sha256, write_json
+from pst_fast.files import remove_temporaries, sha256, write_json
 
 MANIFEST = "manifest.json"
-_REQUEST = "request.json"
+WORKING = "working"
+"""Folder inside a stage's for what it needs to go on after a kill; it goes when the stage is whole."""
+_REQUEST, _FACTS = "request.json", "facts.json"
 _looking: ContextVar[bool] = ContextVar("looking", default=False)
 
 
@@ -52,8 +54,9 @@ def build_stage(
         kind: Name of the stage ("prepare", "craft", ...).
         parameters: Everything (JSON values) that changes the result, the seed among it.
         inputs: Name -> folder of an earlier stage; its manifest's hashes enter the key.
-        build: Called with the working folder; fills it, and returns facts for the manifest
-            (measured budget, device, ...), which later readers find under ``"facts"``.
+        build: Called with the stage's folder; fills it, and returns facts for the manifest
+            (measured budget, device, ...), which later readers find under ``"facts"``. Called again after a
+            kill, it finds what it left; what it leaves in the folder ``WORKING`` is removed in the end.
     """
     request = {
         "kind": kind,
@@ -65,35 +68,51 @@ def build_stage(
     if _looking.get():
         raise NotBuilt(str(output))
     partial = output.with_name(output.name + ".partial")
+    if not _matches(partial, request):
+        _fill(partial, request, build)
+    # From here on nothing is lost by a kill: a partial folder with its manifest only has to be renamed.
+    for leftover in (_FACTS, _REQUEST):
+        (partial / leftover).unlink(missing_ok=True)
+    if output.exists():
+        shutil.rmtree(output)
+    partial.rename(output)
+    return output
+
+
+def _fill(
+    partial: Path, request: Mapping[str, Any], build: Callable[[Path], Mapping[str, Any] | None]
+) -> None:
+    """Build in ``partial``, from where a killed process left off, up to and with the manifest."""
     if _read(partial / _REQUEST) != request:
         shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True, exist_ok=True)
     write_json(partial / _REQUEST, request)
     started = time.perf_counter()
-    try:
-        facts = build(partial)
-    except BaseException:
-        if [path.name for path in partial.iterdir()] == [_REQUEST]:
-            shutil.rmtree(partial)
-        raise
-    (partial / _REQUEST).unlink()
+    facts = _read(partial / _FACTS)
+    if facts is None:
+        try:
+            facts = dict(build(partial) or {})
+        except BaseException:
+            if [path.name for path in partial.iterdir()] == [_REQUEST]:
+                shutil.rmtree(partial)
+            raise
+        write_json(partial / _FACTS, facts)
+    # Once the facts are there the work is done: hashing large files takes long enough to be killed in.
+    shutil.rmtree(partial / WORKING, ignore_errors=True)
+    remove_temporaries(partial)
     outputs = {
         path.relative_to(partial).as_posix(): sha256(path)
         for path in sorted(partial.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name not in (MANIFEST, _REQUEST, _FACTS)
     }
     manifest = {
         **request,
         "outputs": outputs,
-        "facts": dict(facts or {}),
+        "facts": facts,
         "seconds": time.perf_counter() - started,
         "environment": environment(),
     }
     write_json(partial / MANIFEST, manifest)
-    if output.exists():
-        shutil.rmtree(output)
-    partial.rename(output)
-    return output
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
