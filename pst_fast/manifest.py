@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from pst_fast import distributed
-from pst_fast.files import sha256, write_json
+from pst_fast.files import remove_temporaries, sha256, write_json
 
 MANIFEST = "manifest.json"
-_REQUEST = "request.json"
+WORKING = "working"
+"""Folder inside a stage's for what it needs to go on after a kill; it goes when the stage is whole."""
+_REQUEST, _FACTS = "request.json", "facts.json"
 _looking: ContextVar[bool] = ContextVar("looking", default=False)
 
 
@@ -56,8 +58,9 @@ def build_stage(
         kind: Name of the stage ("prepare", "craft", ...).
         parameters: Everything (JSON values) that changes the result, the seed among it.
         inputs: Name -> folder of an earlier stage; its manifest's hashes enter the key.
-        build: Called with the working folder; fills it, and returns facts for the manifest
-            (measured budget, device, ...), which later readers find under ``"facts"``.
+        build: Called with the stage's folder; fills it, and returns facts for the manifest
+            (measured budget, device, ...), which later readers find under ``"facts"``. Called again after a
+            kill, it finds what it left; what it leaves in the folder ``WORKING`` is removed in the end.
         together: Whether all processes of a run (see :mod:`pst_fast.distributed`) call ``build``, in which
             the main one alone writes; otherwise they wait for it to build. The facts are the main one's.
     """
@@ -72,58 +75,66 @@ def build_stage(
         raise NotBuilt(str(output))
     partial = output.with_name(output.name + ".partial")
     distributed.barrier()  # all have read what they needed to ask for this
-    if distributed.on_main(lambda: _begin(output, partial, request)):
+    there, facts = distributed.on_main(lambda: _begin(output, partial, request))
+    if there:
         return output
     started = time.perf_counter()
 
-    def filled() -> Mapping[str, Any] | None:
+    def filled() -> dict[str, Any]:
         try:
-            return build(partial)
+            return dict(build(partial) or {})
         except BaseException:
             if distributed.is_main() and [path.name for path in partial.iterdir()] == [_REQUEST]:
                 shutil.rmtree(partial)
             raise
 
-    if together:
-        facts = filled()
-        distributed.on_main(lambda: _finish(output, partial, request, facts, started))
-    else:
-        distributed.on_main(lambda: _finish(output, partial, request, filled(), started))
+    if facts is None:
+        facts = filled() if together else distributed.on_main(filled)
+    distributed.on_main(lambda: _finish(output, partial, request, facts, started))
     return output
 
 
-def _begin(output: Path, partial: Path, request: Mapping[str, Any]) -> bool:
-    """Whether ``output`` is there already; if not, there is a folder to work in."""
+def _begin(output: Path, partial: Path, request: Mapping[str, Any]) -> tuple[bool, dict[str, Any] | None]:
+    """Whether ``output`` is there; else there is a folder to work in, and the facts if the work is done."""
     if _is_there(output, request):
-        return True
+        return True, None
+    if _matches(partial, request):
+        _rename(partial, output)
+        return True, None
     if _read(partial / _REQUEST) != request:
         shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True, exist_ok=True)
     write_json(partial / _REQUEST, request)
-    return False
+    return False, _read(partial / _FACTS)
 
 
 def _finish(
-    output: Path,
-    partial: Path,
-    request: Mapping[str, Any],
-    facts: Mapping[str, Any] | None,
-    started: float,
+    output: Path, partial: Path, request: Mapping[str, Any], facts: dict[str, Any], started: float
 ) -> None:
-    (partial / _REQUEST).unlink()
+    """Write the manifest. The work is done, and hashing large files takes long enough to be killed in."""
+    write_json(partial / _FACTS, facts)
+    shutil.rmtree(partial / WORKING, ignore_errors=True)
+    remove_temporaries(partial)
     outputs = {
         path.relative_to(partial).as_posix(): sha256(path)
         for path in sorted(partial.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name not in (MANIFEST, _REQUEST, _FACTS)
     }
     manifest = {
         **request,
         "outputs": outputs,
-        "facts": dict(facts or {}),
+        "facts": facts,
         "seconds": time.perf_counter() - started,
         "environment": environment(),
     }
     write_json(partial / MANIFEST, manifest)
+    _rename(partial, output)
+
+
+def _rename(partial: Path, output: Path) -> None:
+    """From the manifest on nothing is lost by a kill: the folder has to be renamed, and that is all."""
+    for leftover in (_FACTS, _REQUEST):
+        (partial / leftover).unlink(missing_ok=True)
     if output.exists():
         shutil.rmtree(output)
     partial.rename(output)

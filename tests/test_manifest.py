@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from pst_fast import manifest
 from pst_fast.files import sha256
-from pst_fast.manifest import MANIFEST, build_stage, environment, read_manifest
+from pst_fast.manifest import MANIFEST, WORKING, build_stage, environment, read_manifest
 
 
 class Builder:
@@ -27,13 +28,13 @@ class Builder:
 def test_a_finished_stage_has_its_files_and_a_manifest(tmp_path: Path) -> None:
     output = tmp_path / "stage"
     assert build_stage(output, "prepare", {"seed": 1}, {}, Builder()) == output
-    manifest = read_manifest(output)
-    assert manifest["kind"] == "prepare"
-    assert manifest["parameters"] == {"seed": 1}
-    assert manifest["facts"] == {"count": 3}
-    assert manifest["outputs"] == {"data.txt": sha256(output / "data.txt")}
-    assert manifest["seconds"] >= 0
-    assert manifest["environment"]["torch"] == environment()["torch"]
+    found = read_manifest(output)
+    assert found["kind"] == "prepare"
+    assert found["parameters"] == {"seed": 1}
+    assert found["facts"] == {"count": 3}
+    assert found["outputs"] == {"data.txt": sha256(output / "data.txt")}
+    assert found["seconds"] >= 0
+    assert found["environment"]["torch"] == environment()["torch"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stage"]
     assert sorted(path.name for path in output.iterdir()) == ["data.txt", MANIFEST]
 
@@ -99,6 +100,38 @@ def test_what_was_left_by_another_request_is_not_used(tmp_path: Path) -> None:
         build_stage(tmp_path / "s", "k", {"a": 1}, {}, killed)
     build_stage(tmp_path / "s", "k", {"a": 2}, {}, Builder())
     assert list(read_manifest(tmp_path / "s")["outputs"]) == ["data.txt"]
+
+
+@pytest.mark.parametrize("killed_in", ["sha256", "environment", "rename"])
+def test_finished_work_is_not_done_again_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str
+) -> None:
+    """Hashing a large file takes minutes: a kill there, or anywhere after it, must not cost the work."""
+
+    def kill(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        (folder / WORKING).mkdir(exist_ok=True)
+        (folder / WORKING / "state").write_text("x")
+        (folder / ".data.txt.tmp").write_text("of a killed process")
+        return builder(folder)
+
+    builder = Builder()
+    with monkeypatch.context() as patch:
+        if killed_in == "rename":
+            patch.setattr(Path, "rename", kill)
+        else:
+            patch.setattr(manifest, killed_in, kill)
+        with pytest.raises(KeyboardInterrupt):
+            build_stage(tmp_path / "s", "k", {"a": 1}, {}, build)
+    assert not (tmp_path / "s").exists()
+    build_stage(tmp_path / "s", "k", {"a": 1}, {}, build)
+    assert builder.calls == 1
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["data.txt", MANIFEST]
+    assert read_manifest(tmp_path / "s")["facts"] == {"count": 3}
+    assert list(read_manifest(tmp_path / "s")["outputs"]) == ["data.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
 def test_a_stage_that_fails_at_once_leaves_nothing(tmp_path: Path) -> None:

@@ -52,9 +52,8 @@ class Alternation(ABC):
     def __init__(self, task: CraftTask, recipe: Recipe, epsilon: float) -> None:
         self.task, self.recipe, self.epsilon = task, recipe, epsilon
         self.round, self.error = 0, 1.0
-        storage = task.device if self._fits_on_the_device() else torch.device("cpu")
-        self.images = torch.from_numpy(np.ascontiguousarray(task.data.images)).to(storage)
-        self.labels = torch.from_numpy(np.ascontiguousarray(task.data.labels)).to(storage)
+        self.shape, self.labels = tuple(task.data.images.shape), torch.from_numpy(task.data.labels)
+        self.on_device = self._copied() if self._fits_on_the_device() else None
         self.surrogate = Surrogate(
             task, learning_rate=0.1, momentum=0.9, weight_decay=5e-4, adapt=self._adapt
         )
@@ -75,6 +74,10 @@ class Alternation(ABC):
         if self.task.device.type != "cuda":
             return False
         return 2 * self.task.data.images.nbytes <= torch.cuda.mem_get_info(self.task.device)[0] // 2
+
+    def _copied(self) -> tuple[Tensor, Tensor]:
+        images = np.ascontiguousarray(self.task.data.images)
+        return torch.from_numpy(images).to(self.task.device), self.labels.to(self.task.device)
 
     @abstractmethod
     def perturbation(self, rows: Tensor) -> Tensor:
@@ -110,9 +113,11 @@ class Alternation(ABC):
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """x, fp32 [B,3,H,W] channels_last in [0,1], and labels, int64 [B], on the device that computes."""
-        rows = rows.to(self.images.device)
-        x = self.images[rows].to(self.task.device).permute(0, 3, 1, 2).float().div_(255)
-        return x, self.labels[rows].to(self.task.device)
+        if self.on_device is None:
+            return self.task.batch(rows.numpy())
+        images, labels = self.on_device
+        rows = rows.to(self.task.device)
+        return images[rows].permute(0, 3, 1, 2).float().div_(255), labels[rows]
 
     def _train(self) -> None:
         for number in range(self.train_batches):
@@ -154,12 +159,11 @@ class SampleWise(Alternation):
 
     def __init__(self, task: CraftTask, recipe: Recipe, epsilon: float) -> None:
         super().__init__(task, recipe, epsilon)
-        shape = tuple(self.images.shape)
         self.bank: QuantizedBank
-        if self.images.is_cuda:
-            self.bank = DeviceBank(shape, epsilon, task.device)
+        if self.on_device:
+            self.bank = DeviceBank(self.shape, epsilon, task.device)
         else:
-            self.bank = MappedBank(shape, epsilon, task.device, task.folder)
+            self.bank = MappedBank(self.shape, epsilon, task.device, task.folder)
 
     def perturbation(self, rows: Tensor) -> Tensor:
         return self.bank.gather(rows)
@@ -167,7 +171,7 @@ class SampleWise(Alternation):
     def _minimize(self) -> float:
         wrong = torch.zeros((), dtype=torch.int64, device=self.task.device)
         count, pgd = len(self.labels), self.descent()
-        height, width = self.images.shape[1:3]
+        height, width = self.shape[1:3]
         step = crafting_batch(pgd.model, height, width, self.task.device)
         for start in range(0, count, step):
             self._tell(0.1 + 0.9 * start / count, "the perturbations follow")
@@ -196,10 +200,10 @@ class ClassWise(Alternation):
         super().__init__(task, recipe, epsilon)
         self.subset = stratified_rows(task.data.labels, recipe.subset, task.seed)
         # [K,H,W,3], so that what is taken of it is channels_last.
-        self.delta = torch.zeros((len(task.data.classes), *self.images.shape[1:]), device=task.device)
+        self.delta = torch.zeros((len(task.data.classes), *self.shape[1:]), device=task.device)
 
     def perturbation(self, rows: Tensor) -> Tensor:
-        labels = self.labels[rows.to(self.labels.device)]
+        labels = self.labels[rows]
         return self.delta[labels.to(self.delta.device)].permute(0, 3, 1, 2)
 
     def _batches(self) -> Iterator[Tensor]:

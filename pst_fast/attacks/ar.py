@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from pst_fast import ops
 from pst_fast.attacks.base import ATTACKS, Attack, CraftTask
-from pst_fast.attacks.integers import narrowest
+from pst_fast.attacks.rows import Block, draw_blocks
+from pst_fast.attacks.steps import row_blocks
 from pst_fast.ops.reference_ar import ar_process
 
 CROP = 4
@@ -18,7 +19,7 @@ SIDE = 32
 TRIALS = 3
 RESPONSE = 10.0
 _PATIENCE = 20
-_CHUNK = 2048
+_CHUNK, _CHUNK_BYTES = 2048, 1 << 26
 
 
 @ATTACKS.register("ar")
@@ -41,27 +42,27 @@ class AutoregressivePerturbation(Attack):
 
     def craft(self, task: CraftTask) -> np.ndarray:
         """Run the processes, int8 [N,H,W,3] (int16 where the budget is large), rounded to nearest."""
-        count, height, width, _ = task.data.images.shape
+        _, height, width, _ = task.data.images.shape
         epsilon = self.resolve_epsilon(task.epsilon, height, width)
         task.progress(0.0, "search for processes")
         coefficients = draw_processes(len(task.data.classes), height, width, task.seed).to(task.device)
-        steps = np.empty((count, height, width, 3), np.int16)
-        for start in range(0, count, _CHUNK):
-            task.progress(start / count, f"sample {start}/{count}")
-            stop = min(start + _CHUNK, count)
+
+        def draw(block: Block) -> np.ndarray:
+            rows = torch.arange(len(task.data))[block]
             delta = ops.ar_perturbation(
                 coefficients,
-                torch.from_numpy(task.data.labels[start:stop]).to(task.device, torch.int64),
+                torch.from_numpy(task.data.labels[block]).to(task.device, torch.int64),
                 height=height,
                 width=width,
                 epsilon=epsilon,
                 seed=task.seed,
                 crop=CROP,
-                index=torch.arange(start, stop, device=task.device),
+                index=rows.to(task.device),
             )
-            steps[start:stop] = rounded(delta.cpu().numpy(), epsilon)
-        task.progress(1.0, "all processes run")
-        return narrowest(steps)
+            return rounded(delta.cpu().numpy(), epsilon)
+
+        blocks = row_blocks(task.data.images.shape, 8, _CHUNK_BYTES, most=_CHUNK)
+        return draw_blocks(task, blocks, draw)
 
 
 def draw_processes(num_classes: int, height: int, width: int, seed: int) -> Tensor:

@@ -5,11 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from pst_fast.attacks.base import ATTACKS, Attack, CraftTask
-from pst_fast.attacks.integers import narrowest
+from pst_fast.attacks.rows import Block, draw_blocks
+from pst_fast.attacks.steps import row_blocks
 from pst_fast.errors import InputError
 
 BLUR = 0.3
-_CHUNK = 4096
+_CHUNK, _CHUNK_BYTES = 4096, 1 << 26
 
 
 @ATTACKS.register("cuda")
@@ -33,14 +34,13 @@ class ConvolutionBasedUnlearnability(Attack):
         """Filter the images; the difference, int16 [N,H,W,3], is what the truncated image needs."""
         images, labels = task.data.images, task.data.labels
         filters = draw_filters(len(task.data.classes), task.seed)
-        steps = np.empty(images.shape, np.int16)
-        for start in range(0, len(images), _CHUNK):
-            task.progress(start / len(images), f"image {start + 1} of {len(images)}")
-            some = slice(start, start + _CHUNK)
-            poisoned = filtered(torch.from_numpy(images[some]), filters[torch.from_numpy(labels[some])])
-            steps[some] = poisoned.numpy().astype(np.int16) - images[some]
-        task.progress(1.0, "all images filtered")
-        return narrowest(steps)
+
+        def draw(block: Block) -> np.ndarray:
+            some = np.ascontiguousarray(images[block])
+            poisoned = filtered(torch.from_numpy(some), filters[torch.from_numpy(labels[block])])
+            return poisoned.numpy().astype(np.int16) - some
+
+        return draw_blocks(task, row_blocks(images.shape, 4, _CHUNK_BYTES, most=_CHUNK), draw)
 
 
 def draw_filters(num_classes: int, seed: int) -> torch.Tensor:

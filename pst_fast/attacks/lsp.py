@@ -1,15 +1,17 @@
 """LSP: linearly separable perturbations, drawn without looking at the images (Yu et al., KDD 2022)."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
 from pst_fast.attacks.base import ATTACKS, Attack, CraftTask
-from pst_fast.attacks.integers import narrowest
+from pst_fast.attacks.rows import Block, draw_blocks
+from pst_fast.attacks.steps import row_blocks
 
 PATCH = 8
 SEPARATION = 10.0
-_CHUNK = 1024
+_CHUNK, _CHUNK_BYTES = 1024, 1 << 26
 
 
 @ATTACKS.register("lsp")
@@ -33,22 +35,28 @@ class LinearlySeparablePerturbation(Attack):
 
         Truncation can bring a perturbation's L2 norm over epsilon, by less than sqrt(3 H W) / 255.
         """
-        count, height, width, _ = task.data.images.shape
+        _, height, width, _ = task.data.images.shape
         epsilon = self.resolve_epsilon(task.epsilon, height, width)
         rows, columns = math.ceil(height / PATCH), math.ceil(width / PATCH)
-        num_classes = len(task.data.classes)
-        centroids = cluster_centroids(num_classes, rows * columns * 3, task.seed)
-        steps = np.empty((count, height, width, 3), np.int16)
-        for label in range(num_classes):
-            task.progress(label / num_classes, f"class {label + 1}/{num_classes}")
+        centroids = cluster_centroids(len(task.data.classes), rows * columns * 3, task.seed)
+        blocks, places = [], {}
+        for label in range(len(task.data.classes)):
             members = np.flatnonzero(task.data.labels == label)
-            patterns = draw_cluster(centroids[label], len(members), (task.seed, label))
-            for start in range(0, len(members), _CHUNK):
-                some = slice(start, start + _CHUNK)
-                delta = _blow_up(patterns[some].reshape(-1, rows, columns, 3), height, width)
-                steps[members[some]] = truncated(delta, epsilon)
-        task.progress(1.0, "all classes drawn")
-        return narrowest(steps)
+            for some in row_blocks((len(members), height, width, 3), 8, _CHUNK_BYTES, most=_CHUNK):
+                places[int(members[some.start])] = (label, some)
+                blocks.append(members[some])
+
+        @lru_cache(1)  # a class's blocks follow each other
+        def patterns_of(label: int) -> np.ndarray:
+            members = int((task.data.labels == label).sum())
+            return draw_cluster(centroids[label], members, (task.seed, label))
+
+        def draw(block: Block) -> np.ndarray:
+            label, some = places[int(np.asarray(block)[0])]
+            patterns = patterns_of(label)[some].reshape(-1, rows, columns, 3)
+            return truncated(_blow_up(patterns, height, width), epsilon)
+
+        return draw_blocks(task, blocks, draw)
 
 
 def cluster_centroids(num_classes: int, dimensions: int, seed: int) -> np.ndarray:

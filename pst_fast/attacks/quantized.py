@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pst_fast import ops
 from pst_fast.attacks.integers import linf_steps
+from pst_fast.attacks.steps import NAME, StepsFile, row_blocks
 from pst_fast.data.mapped import MappedRows
 from pst_fast.errors import InputError
 
@@ -105,14 +106,11 @@ class MappedBank:
     def steps(self) -> np.ndarray:
         """As a mapped file, so that memory holds a part of it at a time."""
         table, source = _steps_of_codes(self.epsilon), self._file(self._turn)
-        steps = np.lib.format.open_memmap(
-            self.folder / "steps.npy", mode="w+", dtype=table.dtype, shape=self.shape
-        )
-        chunk = max(1, (1 << 24) // int(np.prod(self.shape[1:])))
-        for start in range(0, len(steps), chunk):
-            codes = source.gather(np.arange(start, min(start + chunk, len(steps))))
-            steps[start : start + chunk] = table[codes.view(np.uint8)]
-        return steps
+        steps = StepsFile(self.folder / NAME, self.shape, table.dtype.type)
+        for some in row_blocks(self.shape, table.itemsize, 1 << 24):
+            codes = source.gather(np.arange(some.start, some.stop))
+            steps.write(some, table[codes.view(np.uint8)])
+        return steps.array
 
     def _path(self, turn: int) -> Path:
         return self.folder / f"bank-{turn}.npy"

@@ -1,6 +1,6 @@
 """Perturbations that are crafted a batch at a time, each batch once, into a file that outlives a kill."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import Tensor, nn
@@ -8,11 +8,16 @@ from torch import Tensor, nn
 from pst_fast.attacks.base import CraftTask
 from pst_fast.attacks.integers import linf_steps, round_to_ball
 from pst_fast.attacks.pgd import crafting_batch
+from pst_fast.attacks.steps import NAME as STEPS
+from pst_fast.attacks.steps import StepsFile
 from pst_fast.attacks.surrogate import load_state, save_state, seeded
 
-STATE, STEPS = "rows.pt", "steps.npy"
+STATE = "rows.pt"
 SAVES = 20
 """How often what is done is put on the disk."""
+
+Block = slice | np.ndarray
+"""Rows of the data set: consecutive ones, or int64 [n]."""
 
 Crafted = tuple[Tensor, Tensor]
 """fp32 [B,3,H,W] in [0,1] units, and how many of the batch came out as they should: int64, one element."""
@@ -50,23 +55,53 @@ def craft_blocks(
     after: float,
 ) -> tuple[np.ndarray, float]:
     """The same for blocks of ``batch`` images; ``craft`` is told the row of a block's first one too."""
-    images, count = task.data.images, len(task.data)
-    path, state = task.folder / STEPS, load_state(task.folder / STATE)
-    done, good = (state["done"], state["good"]) if state else (0, 0)
+    count, state = len(task.data), load_state(task.folder / STATE)
     dtype = np.int8 if linf_steps(epsilon) <= 127 else np.int16
-    if done:
-        steps = np.load(path, mmap_mode="r+", allow_pickle=False)
-    else:
-        steps = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=images.shape)
+    steps = StepsFile(task.folder / STEPS, task.data.images.shape, dtype)
+    done, good = (state["done"], state["good"]) if state and not steps.is_new else (0, 0)
     for number, start in enumerate(range(done, count, batch), start=done // batch):
         task.progress(after + (1 - after) * start / count, f"image {start + 1} of {count}")
         some = slice(start, start + batch)
         x, labels = task.batch(some)
         with seeded(task.seed + 1 + start, task.device):
             delta, hits = craft(x, labels, start)
-        steps[some] = round_to_ball(delta.permute(0, 2, 3, 1).cpu().numpy(), epsilon)
+        steps.write(some, round_to_ball(delta.permute(0, 2, 3, 1).cpu().numpy(), epsilon))
         good += int(hits)
         if number % max(1, count // batch // SAVES) == 0:
             steps.flush()
             save_state(task.folder / STATE, {"done": min(start + batch, count), "good": good})
-    return steps, good / max(count, 1)
+    return steps.array, good / max(count, 1)
+
+
+def draw_blocks(
+    task: CraftTask,
+    blocks: Sequence[Block],
+    draw: Callable[[Block], np.ndarray],
+    dtype: type[np.signedinteger] = np.int8,
+    after: float = 0.0,
+) -> np.ndarray:
+    """Make the perturbations of all images block by block, where each block depends on nothing but its rows.
+
+    After a kill it goes on with the blocks that are missing.
+
+    Args:
+        task: The images, the folder and the progress.
+        blocks: Rows, each image in one of them.
+        draw: From rows to their perturbations in whole steps, int8 or int16 [n,H,W,3].
+        dtype: Of the result, unless a value does not fit.
+        after: Share of the task's progress that is behind.
+
+    Returns:
+        int8 or int16 [N,H,W,3], a mapped file.
+    """
+    state = load_state(task.folder / STATE)
+    steps = StepsFile(task.folder / STEPS, task.data.images.shape, dtype)
+    done = state["done"] if state and not steps.is_new else 0
+    for number in range(done, len(blocks)):
+        task.progress(after + (1 - after) * number / len(blocks), f"block {number + 1} of {len(blocks)}")
+        steps.write(blocks[number], draw(blocks[number]))
+        if number % max(1, len(blocks) // SAVES) == 0:
+            steps.flush()
+            save_state(task.folder / STATE, {"done": number + 1})
+    task.progress(1.0, "all perturbations drawn")
+    return steps.array

@@ -15,6 +15,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from pst_fast.cli.executors.names import check_executor
 from pst_fast.cli.recipes import recipe_of
+from pst_fast.data.frozen_subsets import Subset
 from pst_fast.data.perturbations import FILE, LAYOUTS
 from pst_fast.data.subset import Part
 from pst_fast.distributed import local_device
@@ -69,6 +70,8 @@ class RunConfig:
     out: Annotated[Path | None, _open("FOLDER", "runs/DATASET")] = None
     """Folder for everything the run writes. The same command goes on where it was stopped."""
 
+    subset: Subset = "all"
+    """Frozen subset of ImageNet: its first hundred classes, or a fifth of their training images."""
     num_classes: Annotated[int | None, _open("N", "all")] = None
     """Take the first so many classes."""
     train_per_class: Annotated[int | None, _open("N", "all")] = None
@@ -148,6 +151,7 @@ class Plan:
     dataset: str
     data_dir: Path | None
     image_size: int | None
+    subset: Subset
     num_classes: int | None
     train_per_class: int | None
     test_per_class: int | None
@@ -230,6 +234,7 @@ def resolve(config: RunConfig) -> Plan:
         dataset=config.dataset,
         data_dir=config.data_dir,
         image_size=config.image_size,
+        subset=config.subset,
         num_classes=config.num_classes,
         train_per_class=config.train_per_class,
         test_per_class=config.test_per_class,

@@ -92,6 +92,7 @@ def _prepare(plan: Plan, task: Task, report: Report) -> list[str]:
             dataset=plan.dataset,
             data_dir=plan.data_dir,
             image_size=plan.image_size,
+            subset=plan.subset,
             num_classes=plan.num_classes,
             train_per_class=plan.train_per_class,
             test_per_class=plan.test_per_class,

@@ -5,10 +5,9 @@ clean training image, or [K,H,W,3], a row for each class) and a manifest.
 """
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,18 @@ import numpy as np
 import torch
 
 from pst_fast.attacks.base import ATTACKS, Attack, CraftTask
+from pst_fast.data.beton_stream import BetonStream
+from pst_fast.data.mapped import Pages, whole_file
 from pst_fast.data.perturbations import FILE, ApplyMode, load_perturbation
 from pst_fast.data.published import fingerprint
-from pst_fast.data.types import ImageSet
+from pst_fast.data.types import Images, ImageSet
 from pst_fast.errors import InputError
 from pst_fast.files import replacing, sha256
-from pst_fast.manifest import MANIFEST, build_stage, read_manifest
+from pst_fast.manifest import MANIFEST, WORKING, build_stage, read_manifest
 
 PERTURBATION = "perturbation.npy"
 PRESETS = ("paper", "fast")
 _FACTS = ("attack", "norm", "epsilon", "class_conditional", "budget", "num_samples", "num_classes")
-_WORKING = "working"
 _CHUNK_BYTES = 1 << 24
 
 
@@ -110,7 +110,7 @@ def craft(
             width=width,
             seed=seed,
             device=device,
-            folder=folder / _WORKING,
+            folder=folder / WORKING,
             progress=progress,
         )
         task.folder.mkdir(exist_ok=True)
@@ -129,7 +129,6 @@ def craft(
         }
         facts = _write(folder, perturbation, kind.class_conditional, facts, data)
         _check_budget(attack, kind, budget, facts["budget"], data.images.shape)
-        shutil.rmtree(task.folder)
         return facts
 
     return build_stage(output, "craft", parameters, {"clean": _stage(clean)}, build)
@@ -160,6 +159,7 @@ def import_bank(
 
     def build(folder: Path) -> dict[str, Any]:
         data, started = _load_clean(clean), time.perf_counter()
+        data = replace(data, images=np.asarray(data.images))
         facts: dict[str, Any] = {"attack": FILE, "norm": "linf"}
         if (path / MANIFEST).is_file():
             if layout is not None:
@@ -184,14 +184,20 @@ def _write(
 ) -> dict[str, Any]:
     """Write the perturbations of a bank; its facts, with what was measured."""
     bank = Bank(folder, perturbation, class_conditional, facts, None)
-    with replacing(folder / PERTURBATION) as temporary, temporary.open("wb") as stream:
-        np.save(stream, perturbation, allow_pickle=False)
+    budget = _measure(apply_bank(data, bank))
+    path = folder / PERTURBATION
+    if (written := whole_file(perturbation)) and written.is_relative_to((folder / WORKING).resolve()):
+        perturbation.flush()  # type: ignore[attr-defined]
+        written.replace(path)
+    else:
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, perturbation, allow_pickle=False)
     return {
         **facts,
         "class_conditional": class_conditional,
         "num_samples": len(data),
         "num_classes": len(data.classes),
-        "budget": _measure(apply_bank(data, bank)),
+        "budget": budget,
     }
 
 
@@ -205,13 +211,15 @@ def apply(output: Path, clean: Path, bank: Path) -> Path:
     """
 
     def build(folder: Path) -> dict[str, Any]:
-        from pst_fast.data.beton import write_beton
-
         loaded = load_bank(bank)
         data = _load_clean(clean)
         check_match(loaded, data, read_manifest(clean)["outputs"].get("train.beton"), clean)
-        poisoned = (chunk for _, chunk in apply_bank(data, loaded))
-        write_beton(folder / "train.beton", poisoned, data.labels, data.index)
+        stream = BetonStream(
+            folder / "train.beton", folder / WORKING, data.labels, data.index, data.images.shape[1:3]
+        )
+        for _, poisoned in apply_bank(data, loaded, stream.done):
+            stream.write(poisoned)
+        stream.finish()
         facts = read_manifest(clean)["facts"]
         return {
             "classes": list(data.classes),
@@ -250,7 +258,7 @@ def load_bank(folder: Path, *, verify: bool = True) -> Bank:
     return Bank(folder, perturbation, facts["class_conditional"], facts, clean)
 
 
-def measure_budget(clean: np.ndarray, poisoned: np.ndarray) -> dict[str, float]:
+def measure_budget(clean: Images, poisoned: Images) -> dict[str, float]:
     """How far ``poisoned`` is from ``clean``, over every sample; both uint8 [N,H,W,3].
 
     Returns:
@@ -285,18 +293,20 @@ def _measure(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]
     }
 
 
-def apply_bank(data: ImageSet, bank: Bank) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Chunks of the clean and the poisoned images, uint8 [n,H,W,3], in the order of ``data``."""
-    for some in _slices(data.images.shape):
+def apply_bank(data: ImageSet, bank: Bank, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Chunks of the clean and the poisoned images, uint8 [n,H,W,3], in the data's order, from a row on."""
+    pages = Pages(bank.perturbation)
+    for some in _slices(data.images.shape, start):
         clean = data.images[some]
-        total = bank.rows(data.labels, some.start, some.stop) + clean.astype(np.int16)
-        yield clean, np.clip(total, 0, 255).astype(np.uint8)
+        steps = bank.rows(data.labels, some.start, some.stop)
+        yield clean, np.clip(steps + clean.astype(np.int16), 0, 255).astype(np.uint8)
+        pages.touch(steps.nbytes)
 
 
-def _slices(shape: tuple[int, ...]) -> Iterator[slice]:
+def _slices(shape: tuple[int, ...], start: int = 0) -> Iterator[slice]:
     step = max(1, _CHUNK_BYTES // max(1, math.prod(shape[1:])))
-    for start in range(0, shape[0], step):
-        yield slice(start, min(start + step, shape[0]))
+    for first in range(start, shape[0], step):
+        yield slice(first, min(first + step, shape[0]))
 
 
 def _stage(folder: Path) -> Path:
@@ -312,9 +322,9 @@ def _stage(folder: Path) -> Path:
 
 
 def _load_clean(folder: Path) -> ImageSet:
-    from pst_fast.data.prepare import load_image_set
+    from pst_fast.data.prepare import map_image_set
 
-    return load_image_set(folder, "train")
+    return map_image_set(folder, "train")
 
 
 def _map_array(path: Path) -> np.ndarray:

@@ -3,14 +3,13 @@
 FFCV's own writer lets its workers race for pages, so that no two files of the same data are alike. This one
 writes the same bytes for the same data, and its files can be read where FFCV is not installed.
 
-Layout: header, one descriptor a field, one metadata record a sample, then (from the first page boundary on)
-the pixels, none of them across a page's end, then a table of what lies where. Every image is stored raw, as
-uint8 [H, W, 3] RGB, since JPEG would destroy a perturbation.
+Every image is stored raw, as uint8 [H, W, 3] RGB, since JPEG would destroy a perturbation. The layout is in
+:mod:`pst_fast.data.beton_format`.
 """
 
-import errno
+import math
+import mmap
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -18,30 +17,25 @@ from typing import IO
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from pst_fast.data.beton_format import (
+    ALLOCATION,
+    FIELD,
+    FIELDS,
+    HEADER,
+    MAX_PAGE_SIZE,
+    MIN_PAGE_SIZE,
+    MODE_RAW,
+    SAMPLE,
+    VERSION,
+    checked_chunk,
+    full_disk_is_input_error,
+    page_size_for,
+    sample_records,
+    write_records,
+)
+from pst_fast.data.mapped import Pages
 from pst_fast.errors import InputError
 from pst_fast.files import replacing
-
-VERSION = 2
-MIN_PAGE_SIZE = 1 << 21
-MAX_PAGE_SIZE = 1 << 31
-_IMAGES_PER_PAGE = 16
-_TYPE_INT, _TYPE_RGB_IMAGE = 1, 2
-_MODE_RAW = 1
-_FIELDS = (("image", _TYPE_RGB_IMAGE), ("label", _TYPE_INT), ("index", _TYPE_INT))
-
-_HEADER = np.dtype(
-    [
-        ("version", "<u2"),
-        ("num_fields", "<u2"),
-        ("page_size", "<u4"),
-        ("num_samples", "<u8"),
-        ("table", "<u8"),
-    ]
-)
-_FIELD = np.dtype([("type", "u1"), ("name", "S16"), ("arguments", "V1024")])
-_IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("pointer", "<u8")])
-_SAMPLE = np.dtype([("image", _IMAGE), ("label", "<i8"), ("index", "<i8")], align=True)
-_ALLOCATION = np.dtype([("sample", "<u8"), ("pointer", "<u8"), ("size", "<u8")])
 
 
 @dataclass(frozen=True)
@@ -63,6 +57,7 @@ class Beton:
     widths: np.ndarray
     _bytes: np.ndarray
     _pointers: np.ndarray
+    _pages: Pages
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,11 +89,46 @@ class Beton:
         height, width = self.shape
         # One row of this view starts at each byte of the file, so that one indexing copies whole images.
         windows = sliding_window_view(self._bytes, height * width * 3)
-        return windows[self._pointers[rows]].reshape(len(rows), height, width, 3)
+        images = windows[self._pointers[rows]].reshape(len(rows), height, width, 3)
+        self._pages.touch(images.nbytes)
+        return images
 
     def load_all(self) -> np.ndarray:
         """Copy all images: uint8 [N, H, W, 3]. All must be of one size."""
         return self.gather(np.arange(len(self)))
+
+
+class MappedImages:
+    """The images of a file, all of one size, like an array uint8 [N, H, W, 3] that memory need not hold.
+
+    An index (a number, a slice, an array of numbers) copies the images that it names.
+
+    Args:
+        beton: The file.
+
+    Raises:
+        InputError: The images are of several sizes.
+    """
+
+    ndim = 4
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, beton: Beton) -> None:
+        self._beton = beton
+        self.shape = (len(beton), *beton.shape, 3)
+        self.nbytes = math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return len(self._beton)
+
+    def __getitem__(self, rows: int | np.integer | slice | np.ndarray) -> np.ndarray:
+        if isinstance(rows, int | np.integer):
+            return self._beton.image(int(rows)).copy()
+        return self._beton.gather(np.arange(len(self))[rows])
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        """All images in memory."""
+        return self._beton.load_all().astype(self.dtype if dtype is None else dtype, copy=False)
 
 
 def write_beton(
@@ -126,31 +156,24 @@ def write_beton(
         InputError: What is given does not fit together, or the disk is full.
     """
     path = Path(path)
-    samples = np.zeros(len(labels), _SAMPLE)
-    if not len(samples):
-        raise InputError(f"{path}: expected at least one image to write, got none")
-    if len(index) != len(samples):
-        raise InputError(f"{path}: expected as many positions as labels ({len(samples)}), got {len(index)}")
-    samples["label"], samples["index"] = labels, index
-    if samples["label"].min() < 0 or samples["index"].min() < 0:
-        raise InputError(f"{path}: expected labels and positions from 0 on, got a negative one")
+    samples = sample_records(path, labels, index)
     chunks, largest = _largest(images)
     if page_size is None:
-        page_size = _page_size_for(largest)
+        page_size = page_size_for(largest)
     if page_size.bit_count() != 1 or not MIN_PAGE_SIZE <= page_size <= MAX_PAGE_SIZE:
         raise InputError(
             f"page_size: expected a power of two from {MIN_PAGE_SIZE} to {MAX_PAGE_SIZE}, got {page_size}"
         )
-    with _full_disk_is_input_error(path), replacing(path) as temporary, temporary.open("wb") as stream:
+    with full_disk_is_input_error(path), replacing(path) as temporary, temporary.open("wb") as stream:
         _write(stream, path, chunks, samples, page_size)
 
 
 def _write(
     stream: IO[bytes], path: Path, chunks: Iterator[np.ndarray], samples: np.ndarray, page_size: int
 ) -> None:
-    header_size = _HEADER.itemsize + len(_FIELDS) * _FIELD.itemsize + samples.nbytes
+    header_size = HEADER.itemsize + len(FIELDS) * FIELD.itemsize + samples.nbytes
     offset = -(-header_size // page_size) * page_size
-    allocations = np.zeros(len(samples), _ALLOCATION)
+    allocations = np.zeros(len(samples), ALLOCATION)
     allocations["sample"] = np.arange(len(samples))
     written = 0
     for chunk in chunks:
@@ -172,7 +195,7 @@ def _write(
             rows = slice(written, written + stop - start)
             pointers = offset + size * np.arange(stop - start, dtype=np.uint64)
             image = samples["image"]
-            image["mode"][rows], image["height"][rows], image["width"][rows] = _MODE_RAW, height, width
+            image["mode"][rows], image["height"][rows], image["width"][rows] = MODE_RAW, height, width
             image["pointer"][rows] = allocations["pointer"][rows] = pointers
             allocations["size"][rows] = size
             stream.seek(offset)
@@ -182,24 +205,17 @@ def _write(
             start = stop
     if written != len(samples):
         raise InputError(f"{path}: expected {len(samples)} images, one a label, got {written}")
-    stream.seek(offset)
-    stream.write(allocations.tobytes())
-    header = np.array((VERSION, len(_FIELDS), page_size, len(samples), offset), _HEADER)
-    fields = np.zeros(len(_FIELDS), _FIELD)
-    fields["type"] = [kind for _, kind in _FIELDS]
-    fields["name"] = [name for name, _ in _FIELDS]
-    stream.seek(0)
-    stream.write(header.tobytes() + fields.tobytes() + samples.tobytes())
+    write_records(stream, samples, allocations, page_size, offset)
 
 
 def _largest(images: np.ndarray | Iterable[np.ndarray]) -> tuple[Iterator[np.ndarray], int]:
     """The chunks, and the bytes of the largest image as far as it is known before they are read."""
     if isinstance(images, np.ndarray) and images.ndim == 4:
-        return iter([_chunk(images)]), int(np.prod(images.shape[1:]))
+        return iter([checked_chunk(images)]), int(np.prod(images.shape[1:]))
     if isinstance(images, Sequence):
         sizes = [int(np.prod(image.shape[-3:])) for image in images]
-        return map(_chunk, images), max(sizes, default=0)
-    iterator = map(_chunk, images)
+        return map(checked_chunk, images), max(sizes, default=0)
+    iterator = map(checked_chunk, images)
     first = next(iterator, None)
     if first is None:
         return iter([]), 0
@@ -209,33 +225,6 @@ def _largest(images: np.ndarray | Iterable[np.ndarray]) -> tuple[Iterator[np.nda
         yield from iterator
 
     return again(), int(np.prod(first.shape[1:]))
-
-
-def _chunk(images: np.ndarray) -> np.ndarray:
-    chunk = images[None] if images.ndim == 3 else images
-    if chunk.dtype != np.uint8 or chunk.ndim != 4 or chunk.shape[3] != 3 or 0 in chunk.shape[1:]:
-        raise InputError(
-            f"images: expected uint8 of shape [H, W, 3] or [N, H, W, 3], got {images.dtype} {images.shape}"
-        )
-    if max(chunk.shape[1:3]) > np.iinfo(np.uint16).max:
-        raise InputError(f"images: expected sides of at most 65535 pixels, got {chunk.shape[1:3]}")
-    return chunk
-
-
-def _page_size_for(image_bytes: int) -> int:
-    """The smallest page that wastes at most about a sixteenth at its end."""
-    wanted = max(MIN_PAGE_SIZE, _IMAGES_PER_PAGE * image_bytes)
-    return max(MIN_PAGE_SIZE, min(MAX_PAGE_SIZE, 1 << (wanted - 1).bit_length()))
-
-
-@contextmanager
-def _full_disk_is_input_error(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(f"{path}: expected room on the disk, got '{error.strerror}'") from error
 
 
 def read_beton(path: Path) -> Beton:
@@ -248,15 +237,16 @@ def read_beton(path: Path) -> Beton:
     path = Path(path)
     try:
         with path.open("rb") as stream:
-            start = stream.read(_HEADER.itemsize + len(_FIELDS) * _FIELD.itemsize)
+            start = stream.read(HEADER.itemsize + len(FIELDS) * FIELD.itemsize)
         size = path.stat().st_size
     except OSError as error:
         raise InputError(f"{path}: expected a .beton file, got '{error.strerror}'") from error
     num_samples, table = _check_start(path, start, size)
-    # A plain array: indexing np.memmap objects costs several times more per call.
-    data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
-    samples = np.frombuffer(data, _SAMPLE, num_samples, len(start))
-    allocations = np.frombuffer(data, _ALLOCATION, num_samples, table)
+    with path.open("rb") as stream:
+        mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    data = np.frombuffer(mapping, np.uint8)
+    samples = np.frombuffer(data, SAMPLE, num_samples, len(start))
+    allocations = np.frombuffer(data, ALLOCATION, num_samples, table)
     image = samples["image"]
     beton = Beton(
         path=path,
@@ -266,10 +256,11 @@ def read_beton(path: Path) -> Beton:
         widths=image["width"].astype(np.int64),
         _bytes=data,
         _pointers=np.minimum(image["pointer"], np.uint64(size)).astype(np.int64),
+        _pages=Pages(mapping),
     )
     sizes = beton.heights * beton.widths * 3
     first = len(start) + samples.nbytes
-    _expect(path, bool((image["mode"] == _MODE_RAW).all()), "raw pixels", "compressed or damaged ones")
+    _expect(path, bool((image["mode"] == MODE_RAW).all()), "raw pixels", "compressed or damaged ones")
     _expect(
         path,
         bool(((sizes > 0) & (beton._pointers >= first) & (beton._pointers + sizes <= table)).all()),
@@ -296,23 +287,23 @@ def read_beton(path: Path) -> Beton:
 def _check_start(path: Path, start: bytes, size: int) -> tuple[int, int]:
     """Check header and field descriptors against the file's size; number of samples and the table's place."""
     _expect(
-        path, len(start) >= _HEADER.itemsize, "a .beton file", f"{size} bytes" if size else "an empty file"
+        path, len(start) >= HEADER.itemsize, "a .beton file", f"{size} bytes" if size else "an empty file"
     )
-    header = np.frombuffer(start, _HEADER, 1)[0]
+    header = np.frombuffer(start, HEADER, 1)[0]
     version, num_fields = int(header["version"]), int(header["num_fields"])
     num_samples, table, page_size = int(header["num_samples"]), int(header["table"]), int(header["page_size"])
     _expect(
         path, version == VERSION, f"a .beton file of version {VERSION}", f"version {version} or no .beton"
     )
     _expect(
-        path, num_fields == len(_FIELDS), "the three fields image, label and index", f"{num_fields} field(s)"
+        path, num_fields == len(FIELDS), "the three fields image, label and index", f"{num_fields} field(s)"
     )
     _expect(path, size > len(start), "a whole .beton file", f"one cut short at {size} bytes")
-    fields = np.frombuffer(start, _FIELD, len(_FIELDS), _HEADER.itemsize)
+    fields = np.frombuffer(start, FIELD, len(FIELDS), HEADER.itemsize)
     found = tuple((field["name"].decode("ascii", "replace"), int(field["type"])) for field in fields)
     _expect(
         path,
-        found == _FIELDS,
+        found == FIELDS,
         "the fields image (RGB), label and index (integers)",
         ", ".join(f"{name!r} of type {kind}" for name, kind in found),
     )
@@ -323,8 +314,8 @@ def _check_start(path: Path, start: bytes, size: int) -> tuple[int, int]:
         f"{page_size}",
     )
     _expect(path, num_samples > 0, "at least one image", "none")
-    records_end = len(start) + num_samples * _SAMPLE.itemsize
-    whole = records_end <= table and table + num_samples * _ALLOCATION.itemsize == size
+    records_end = len(start) + num_samples * SAMPLE.itemsize
+    whole = records_end <= table and table + num_samples * ALLOCATION.itemsize == size
     _expect(
         path,
         whole,

@@ -3,6 +3,7 @@
 Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
 
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,10 @@ class CifarSource:
     def labels(self, split: Split) -> np.ndarray:
         """See :class:`~pst_fast.data.datasets.Source`."""
         return np.asarray(self._splits[split].targets, np.int64)
+
+    def ids(self, split: Split) -> Sequence[str]:
+        """See :class:`~pst_fast.data.datasets.Source`: positions in the published batches."""
+        return [str(row) for row in range(len(self._splits[split].targets))]
 
     def load(self, split: Split, rows: np.ndarray, image_size: int) -> np.ndarray:
         """See :class:`~pst_fast.data.datasets.Source`. Other sizes than 32 are resized (bicubic)."""

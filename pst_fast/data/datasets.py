@@ -1,6 +1,6 @@
 """What a data set is, and the registry of them: a new one is one new file beside this."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -34,6 +34,9 @@ class Source(Protocol):
 
     def labels(self, split: Split) -> np.ndarray:
         """int64 [N], in dataset order."""
+
+    def ids(self, split: Split) -> Sequence[str]:
+        """A name for each sample that stays the same when samples are added, removed or reordered."""
 
     def load(self, split: Split, rows: np.ndarray, image_size: int) -> np.ndarray:
         """The images at the positions ``rows`` of a split: uint8 [len(rows), image_size, image_size, 3].
@@ -76,6 +79,10 @@ class ArraySource:
     def labels(self, split: Split) -> np.ndarray:
         """See :class:`Source`."""
         return self._sets[split].labels.astype(np.int64)
+
+    def ids(self, split: Split) -> Sequence[str]:
+        """See :class:`Source`: positions."""
+        return [str(row) for row in range(len(self._sets[split]))]
 
     def load(self, split: Split, rows: np.ndarray, image_size: int) -> np.ndarray:
         """See :class:`Source`. Another size than the images' own is refused."""

@@ -40,6 +40,7 @@ class FolderSource:
         self._image_size = image_size
         self._mixed_size = mixed_size
         roots = {split: _split_folder(folder, split, name) for split in SPLITS}
+        self._roots = roots
         self.classes = _classes(roots["train"])
         _same_classes(self.classes, roots["train"], roots["test"])
         self._files: dict[Split, list[Path]] = {}
@@ -84,6 +85,11 @@ class FolderSource:
     def labels(self, split: Split) -> np.ndarray:
         """See :class:`~pst_fast.data.datasets.Source`."""
         return self._labels[split]
+
+    def ids(self, split: Split) -> Sequence[str]:
+        """See :class:`~pst_fast.data.datasets.Source`: ``<class>/<file name without its ending>``."""
+        root = self._roots[split]
+        return [path.relative_to(root).with_suffix("").as_posix() for path in self._files[split]]
 
     def load(self, split: Split, rows: np.ndarray, image_size: int) -> np.ndarray:
         """See :class:`~pst_fast.data.datasets.Source`. Other sizes are resized (bicubic), centre-cropped."""

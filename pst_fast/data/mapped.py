@@ -2,6 +2,7 @@
 
 import logging
 import math
+import mmap
 import os
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,41 @@ except ImportError:
     _host = None
 
 _log = logging.getLogger(__name__)
+
+
+RESIDENT_BYTES = 1 << 28
+"""How much of a mapped file may stay in a process's memory."""
+
+
+class Pages:
+    """Gives the pages of a mapped file back to the system, which writes them to the disk in its own time.
+
+    Pages that were touched stay mapped, and count as the process's memory, until somebody does.
+
+    Args:
+        mapping: Of the file, shared, or an array in one; there is nothing to do for other arrays.
+        resident_bytes: How much may stay.
+    """
+
+    def __init__(self, mapping: mmap.mmap | np.ndarray, resident_bytes: int = RESIDENT_BYTES) -> None:
+        found = mapping.base if isinstance(mapping, np.ndarray) else mapping
+        self._mapping = found if isinstance(found, mmap.mmap) else None
+        self._resident_bytes, self._touched = resident_bytes, 0
+
+    def touch(self, nbytes: int) -> None:
+        """Say that so much was read or written."""
+        self._touched += nbytes
+        if self._mapping is not None and self._touched > self._resident_bytes:
+            self._touched = 0
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def whole_file(array: np.ndarray) -> Path | None:
+    """The file that is an array's and nothing else's, or None."""
+    if not isinstance(array, np.memmap) or array.filename is None or not array.flags.c_contiguous:
+        return None
+    path = Path(str(array.filename))
+    return path if path.stat().st_size == array.offset + array.nbytes else None
 
 
 class _Rows(Protocol):
@@ -36,7 +72,7 @@ class MappedRows:
         InputError: The file is missing, damaged, or no array of int8 in C order.
     """
 
-    def __init__(self, path: Path, *, writable: bool = False, resident_bytes: int = 1 << 28) -> None:
+    def __init__(self, path: Path, *, writable: bool = False, resident_bytes: int = RESIDENT_BYTES) -> None:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
@@ -57,7 +93,9 @@ class MappedRows:
             )
 
     @classmethod
-    def create(cls, path: Path, shape: tuple[int, ...], *, resident_bytes: int = 1 << 28) -> "MappedRows":
+    def create(
+        cls, path: Path, shape: tuple[int, ...], *, resident_bytes: int = RESIDENT_BYTES
+    ) -> "MappedRows":
         """Write a file of zeros, and open it for writing. The disk's space is taken at once.
 
         Raises:

@@ -182,7 +182,7 @@ def _rows(found: Published, scale: float, layout: Layout, data: ImageSet, told: 
         rows = match_rows(
             lambda some: _last(np.asarray(found.array[some], np.float64) * scale, layout),
             len(found.array),
-            data.images,
+            np.asarray(data.images),
         )
         if 2 * int((rows >= 0).sum()) >= len(data):
             return rows

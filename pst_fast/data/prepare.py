@@ -1,19 +1,23 @@
 """The first stage: from a data set by name to a folder with ``train.beton`` and ``test.beton``."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from pst_fast.data.beton import read_beton, write_beton
+from pst_fast.data.beton import MappedImages, read_beton
+from pst_fast.data.beton_stream import BetonStream
 from pst_fast.data.datasets import DATASETS, SPLITS, Source, Split
+from pst_fast.data.frozen_subsets import Subset, class_labels, ids_sha256, is_taken
 from pst_fast.data.subset import Part, subset_rows
 from pst_fast.data.types import ImageSet
 from pst_fast.errors import InputError
-from pst_fast.files import write_json
-from pst_fast.manifest import build_stage, read_manifest
+from pst_fast.manifest import WORKING, build_stage, read_manifest
+
+T = TypeVar("T")
 
 _CHUNK_BYTES = 32 << 20
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 4096
@@ -30,24 +34,29 @@ def prepare(
     test_per_class: int | None,
     data_seed: int = 0,
     test_part: Part = "all",
+    subset: Subset = "all",
     progress: Callable[[float, str], None] = lambda fraction, words: None,
 ) -> Path:
     """Write a data set, or a stratified subset of it, as raw RGB images of one size.
 
     The folder holds ``train.beton``, ``test.beton`` and a manifest whose facts are ``classes``,
-    ``image_size``, ``counts`` (split -> images of each class) and ``converted`` (split -> images that were
-    not RGB). Images stream through; no more than a few megabytes of them are in memory.
+    ``image_size``, ``counts`` (split -> images of each class), ``converted`` (split -> images that were
+    not RGB) and ``subset`` (its name, and for each split the SHA-256 of the ids of the images taken).
+    Images stream through, some megabytes at a time, decoded on all cores; after a kill it goes on with the
+    next ones.
 
     Args:
         output: Folder to make.
         dataset: Name in the registry ``DATASETS``.
         data_dir: Where its images are, for those that are not drawn.
         image_size: Side in pixels; None: the data set's own.
-        num_classes: Take the first so many classes; None: all.
+        num_classes: Take the first so many classes (of the subset); None: all.
         train_per_class: Training images of each class; None: all.
         test_per_class: Test images of each class; None: all.
         data_seed: Draws the subsets, and the halves of the test images.
         test_part: Take all test images, or the half for choices or for reported figures.
+        subset: A frozen subset of ImageNet (see :mod:`pst_fast.data.frozen_subsets`); the other arguments
+            take a part of it.
         progress: Called with (fraction done in [0,1], a few words).
 
     Raises:
@@ -61,35 +70,42 @@ def prepare(
 
     def build(folder: Path) -> Mapping[str, Any]:
         size = source.image_size if image_size is None else image_size
-        rows = {
-            split: subset_rows(
-                source.labels(split),
-                source.classes,
+        kept = class_labels(subset, source.classes)
+        classes = [source.classes[label] for label in kept]
+        chosen: dict[Split, _Samples] = {}
+        for split in SPLITS:
+            labels = np.full(len(source.classes), -1)
+            labels[kept] = np.arange(len(kept))
+            labels, ids = labels[source.labels(split)], source.ids(split)
+            rows = np.flatnonzero(is_taken(subset, split, ids, labels))
+            part = subset_rows(
+                labels[rows],
+                classes,
                 split,
                 num_classes=num_classes,
                 per_class=train_per_class if split == "train" else test_per_class,
                 seed=data_seed,
                 part="all" if split == "train" else test_part,
             )
-            for split in SPLITS
-        }
-        total = sum(len(of_split) for of_split in rows.values())
-        facts: dict[Split, Any] = {}
-        done = 0
-        for split in SPLITS:
+            chosen[split] = _Samples(rows[part], labels[rows[part]], [ids[row] for row in rows[part]])
+        total = sum(len(of_split.rows) for of_split in chosen.values())
+        converted, done = {}, 0
+        for split, samples in chosen.items():
 
             def advance(count: int, before: int = done, split: Split = split) -> None:
                 progress((before + count) / total, f"{split} images")
 
-            facts[split] = _write_split(folder, source, split, rows[split], size, advance)
-            done += len(rows[split])
-        for split in SPLITS:
-            _facts_file(folder, split).unlink()
+            converted[split] = _write_split(folder, source, split, samples, size, advance)
+            done += len(samples.rows)
         return {
-            "classes": list(source.classes[:num_classes]),
+            "classes": classes[:num_classes],
             "image_size": size,
-            "counts": {split: facts[split]["counts"] for split in SPLITS},
-            "converted": {split: facts[split]["converted"] for split in SPLITS},
+            "counts": {split: np.bincount(of_split.labels).tolist() for split, of_split in chosen.items()},
+            "converted": converted,
+            "subset": {
+                "name": subset,
+                "sha256": {split: ids_sha256(of_split.ids) for split, of_split in chosen.items()},
+            },
         }
 
     parameters = {
@@ -101,6 +117,7 @@ def prepare(
         "test_per_class": test_per_class,
         "data_seed": data_seed,
         "test_part": test_part,
+        "subset": subset,
     }
     return build_stage(output, "prepare", parameters, {}, build)
 
@@ -110,6 +127,16 @@ def load_image_set(folder: Path, split: str) -> ImageSet:
 
     Raises:
         InputError: The folder is not such a one, or its file does not fit the manifest.
+    """
+    mapped = map_image_set(folder, split)
+    return replace(mapped, images=np.asarray(mapped.images))
+
+
+def map_image_set(folder: Path, split: str) -> ImageSet:
+    """The same, with the images left in their file.
+
+    Raises:
+        InputError: As :func:`load_image_set`.
     """
     try:
         classes = tuple(read_manifest(folder)["facts"]["classes"])
@@ -123,35 +150,54 @@ def load_image_set(folder: Path, split: str) -> ImageSet:
             f"{beton.path}: expected labels below {len(classes)}, the number of classes in the manifest, "
             f"got {beton.labels.max()}"
         )
-    return ImageSet(beton.load_all(), beton.labels, beton.index, classes)
+    return ImageSet(MappedImages(beton), beton.labels, beton.index, classes)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """What is taken of a split: rows of the source, their labels, their ids."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+    ids: Sequence[str]
 
 
 def _write_split(
     folder: Path,
     source: Source,
     split: Split,
-    rows: np.ndarray,
+    samples: _Samples,
     image_size: int,
     advance: Callable[[int], None],
-) -> dict[str, Any]:
-    # Written after the images: a stage that goes on after a kill does not write a finished split again.
-    facts_file = _facts_file(folder, split)
-    if facts_file.is_file():
-        return json.loads(facts_file.read_text(encoding="utf-8"))
-    labels = source.labels(split)[rows]
-    converted = source.converted
+) -> int:
+    """Write a split's file, from where a killed process left off; how many of its images were not RGB."""
+    stream = BetonStream(
+        folder / f"{split}.beton", folder / WORKING, samples.labels, samples.rows, (image_size, image_size)
+    )
     per_chunk = max(1, _CHUNK_BYTES // (3 * image_size**2))
 
-    def chunks() -> Iterator[np.ndarray]:
-        for start in range(0, len(rows), per_chunk):
-            yield source.load(split, rows[start : start + per_chunk], image_size)
-            advance(min(start + per_chunk, len(rows)))
+    def load(start: int) -> tuple[np.ndarray, int]:
+        before = source.converted
+        images = source.load(split, samples.rows[start : start + per_chunk], image_size)
+        return images, source.converted - before
 
-    write_beton(folder / f"{split}.beton", chunks(), labels, rows)
-    facts = {"counts": np.bincount(labels).tolist(), "converted": source.converted - converted}
-    write_json(facts_file, facts)
-    return facts
+    converted = stream.note or 0
+    for images, count in _one_ahead(load, range(stream.done, len(samples.rows), per_chunk)):
+        converted += count
+        stream.write(images, note=converted)
+        advance(stream.done)
+    stream.finish()
+    return converted
 
 
-def _facts_file(folder: Path, split: Split) -> Path:
-    return folder / f"{split}.facts.json"
+def _one_ahead(load: Callable[[int], T], starts: Iterable[int]) -> Iterator[T]:
+    """What ``load`` gives, in order; the next is loaded while the last one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        pending: Future[T] | None = None
+        for start in starts:
+            following = pool.submit(load, start)
+            if pending is not None:
+                yield pending.result()
+            pending = following
+        if pending is not None:
+            yield pending.result()

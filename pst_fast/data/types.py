@@ -7,10 +7,15 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from pst_fast.data.beton import MappedImages
+
+Images = np.ndarray | MappedImages
+"""uint8 [N, H, W, 3]; an index copies rows out of a file, where they are in one."""
+
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one size in memory.
+    """Images of one size, in memory or in a file.
 
     Attributes:
         images: uint8 [N, H, W, 3].
@@ -19,7 +24,7 @@ class ImageSet:
         classes: The classes' names, by label.
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     index: np.ndarray
     classes: tuple[str, ...]

@@ -1,5 +1,6 @@
 """Small image sets and the tasks that perturb them."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -72,7 +73,7 @@ def image_set() -> Callable[..., ImageSet]:
 
 @pytest.fixture
 def make_task(tmp_path: Path) -> Callable[..., CraftTask]:
-    """A task with a tiny network; keywords replace its fields."""
+    """A task with a tiny network and a folder of its own; keywords replace its fields."""
 
     def make(data: ImageSet, **fields: Any) -> CraftTask:
         defaults = {
@@ -82,7 +83,7 @@ def make_task(tmp_path: Path) -> Callable[..., CraftTask]:
             "width": 8,
             "seed": 0,
             "device": torch.device("cpu"),
-            "folder": tmp_path,
+            "folder": Path(tempfile.mkdtemp(dir=tmp_path)),
         }
         return CraftTask(data=data, **{**defaults, **fields})
 

@@ -72,11 +72,12 @@ def test_a_killed_craft_goes_on_to_the_same_bytes(name, image_set, make_task, tm
     assert resumed.facts["rounds"] == 3
 
 
-def test_a_finished_state_is_not_trained_again(image_set, make_task):
+def test_a_finished_state_is_not_trained_again(image_set, make_task, tmp_path):
     data = image_set()
-    first = ATTACKS["em"]().craft(make_task(data))
+    first = ATTACKS["em"]().craft(make_task(data, folder=tmp_path))
     told = []
-    again = ATTACKS["em"]().craft(make_task(data, progress=lambda fraction, words: told.append(fraction)))
+    task = make_task(data, folder=tmp_path, progress=lambda fraction, words: told.append(fraction))
+    again = ATTACKS["em"]().craft(task)
     assert told == [1.0]
     assert first.tobytes() == again.tobytes()
 

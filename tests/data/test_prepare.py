@@ -11,7 +11,8 @@ from PIL import Image
 from pst_fast.data import prepare as module
 from pst_fast.data.beton import read_beton
 from pst_fast.data.folder import FolderSource
-from pst_fast.data.prepare import load_image_set, prepare
+from pst_fast.data.frozen_subsets import ids_sha256
+from pst_fast.data.prepare import load_image_set, map_image_set, prepare
 from pst_fast.errors import InputError
 from pst_fast.manifest import read_manifest
 
@@ -41,6 +42,15 @@ def test_the_whole_set(image_tree: Tree, tmp_path: Path) -> None:
         "image_size": 8,
         "counts": {"train": [5, 5, 5], "test": [3, 3, 4]},
         "converted": {"train": 0, "test": 1},
+        "subset": {
+            "name": "all",
+            "sha256": {
+                "train": ids_sha256([f"{name}/{k:02}" for name in ("cat", "dog", "emu") for k in range(5)]),
+                "test": ids_sha256(
+                    ["emu/zz", *(f"{name}/{k:02}" for name in ("emu", "dog", "cat") for k in range(3))]
+                ),
+            },
+        },
     }
     train, test = load_image_set(out, "train"), load_image_set(out, "test")
     assert train.classes == ("cat", "dog", "emu")
@@ -112,20 +122,64 @@ def test_images_stream_in_chunks(image_tree: Tree, tmp_path: Path, monkeypatch: 
     root = image_tree()
     whole = _prepare(tmp_path / "whole", root)
     monkeypatch.setattr(module, "_CHUNK_BYTES", 4 * 8 * 8 * 3)
+    chunks = _recorded_loads(monkeypatch)
+    fractions = []
+    out = _prepare(tmp_path / "out", root, progress=lambda fraction, words: fractions.append(fraction))
+    assert [len(rows) for rows in chunks] == [4, 4, 4, 3, 4, 4, 1]
+    assert (out / "train.beton").read_bytes() == (whole / "train.beton").read_bytes()
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+
+
+def test_a_half_written_file_goes_on_where_it_was(
+    image_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = image_tree()
+    Image.new("L", (8, 8), 99).save(root / "train" / "cat" / "00.png")
+    whole = _prepare(tmp_path / "whole", root)
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 4 * 8 * 8 * 3)
+
+    def stop(fraction: float, words: str) -> None:
+        if fraction > 0.3:  # of 24 images 8 are written
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _prepare(tmp_path / "out", root, progress=stop)
+    chunks = _recorded_loads(monkeypatch)
+    out = _prepare(tmp_path / "out", root)
+    assert [rows[0] for rows in chunks] == [8, 12, 0, 4, 8], "only what was missing is read"
+    for name in ("train.beton", "test.beton"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert read_manifest(out)["facts"] == read_manifest(whole)["facts"]
+    assert read_manifest(out)["facts"]["converted"] == {"train": 1, "test": 0}
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "test.beton", "train.beton"]
+
+
+def _recorded_loads(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The rows of each chunk that is read from now on."""
     chunks = []
     load = FolderSource.load
 
     def recorded(self: FolderSource, split: str, rows: np.ndarray, image_size: int) -> np.ndarray:
-        chunks.append(len(rows))
+        chunks.append(rows)
         return load(self, split, rows, image_size)  # type: ignore[arg-type]
 
     monkeypatch.setattr(FolderSource, "load", recorded)
-    fractions = []
-    out = _prepare(tmp_path / "out", root, progress=lambda fraction, words: fractions.append(fraction))
-    assert chunks == [4, 4, 4, 3, 4, 4, 1]
-    assert (out / "train.beton").read_bytes() == (whole / "train.beton").read_bytes()
-    assert fractions == sorted(fractions)
-    assert fractions[-1] == 1.0
+    return chunks
+
+
+def test_mapped_images_are_those_in_memory(image_tree: Tree, tmp_path: Path) -> None:
+    out = _prepare(tmp_path / "out", image_tree())
+    loaded, mapped = load_image_set(out, "train"), map_image_set(out, "train")
+    assert isinstance(loaded.images, np.ndarray)
+    images = mapped.images
+    assert not isinstance(images, np.ndarray)
+    assert (images.shape, images.nbytes, len(images)) == (loaded.images.shape, loaded.images.nbytes, 15)
+    for rows in (3, slice(2, 9), slice(None, None, 4), np.array([7, 0, 7]), np.arange(15) % 2 == 0):
+        np.testing.assert_array_equal(images[rows], loaded.images[rows])
+    np.testing.assert_array_equal(np.asarray(images), loaded.images)
+    images[np.array([1])][:] = 0
+    np.testing.assert_array_equal(images[1], loaded.images[1])
 
 
 def test_a_truncated_image_is_named_and_nothing_is_left(image_tree: Tree, tmp_path: Path) -> None:

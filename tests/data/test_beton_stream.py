@@ -1,0 +1,96 @@
+"""Files written in pieces: the bytes of one written at once, wherever the writing was stopped."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pst_fast.data.beton import write_beton
+from pst_fast.data.beton_stream import BetonStream
+from pst_fast.errors import InputError
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _large() -> Arrays:
+    """Images of which two fit on a page of 2 MiB: six pages."""
+    images = np.random.default_rng(0).integers(0, 256, (11, 500, 500, 3), np.uint8)
+    return images, np.arange(11) % 3, 5 * np.arange(11)
+
+
+def _stream(folder: Path, data: Arrays) -> BetonStream:
+    images, labels, index = data
+    return BetonStream(folder / "x.beton", folder / "working", labels, index, images.shape[1:3])
+
+
+@pytest.mark.parametrize("stops", [[11], [1, 4, 5, 11], [3, 11]])
+def test_pieces_make_the_same_bytes(
+    stops: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pst_fast.data.beton_format._IMAGES_PER_PAGE", 2)
+    data = _large()
+    write_beton(tmp_path / "whole.beton", *data)
+    assert not (tmp_path / "working").exists(), "nothing is left by a writer that has written nothing"
+    for stop in stops:
+        stream = _stream(tmp_path, data)  # as a process that starts anew
+        stream.write(data[0][stream.done : stop], note={"until": stop})
+    assert not (tmp_path / "x.beton").exists()
+    again = _stream(tmp_path, data)
+    assert (again.done, again.note) == (11, {"until": 11})
+    again.finish()
+    assert (tmp_path / "x.beton").read_bytes() == (tmp_path / "whole.beton").read_bytes()
+    finished = _stream(tmp_path, data)
+    finished.finish()
+    assert (finished.done, finished.note) == (11, {"until": 11})
+
+
+def test_what_was_written_after_the_last_record_is_written_again(tmp_path: Path) -> None:
+    data = _large()
+    write_beton(tmp_path / "whole.beton", *data)
+    stream = _stream(tmp_path, data)
+    stream.write(data[0][:4])
+    record = (tmp_path / "working" / "x.beton.json").read_bytes()
+    stream.write(255 - data[0][4:7])
+    (tmp_path / "working" / "x.beton.json").write_bytes(record)
+    again = _stream(tmp_path, data)
+    assert again.done == 4
+    again.write(data[0][4:])
+    again.finish()
+    assert (tmp_path / "x.beton").read_bytes() == (tmp_path / "whole.beton").read_bytes()
+
+
+def test_a_lost_file_is_begun_again(tmp_path: Path) -> None:
+    data = _large()
+    _stream(tmp_path, data).write(data[0][:4])
+    (tmp_path / "working" / "x.beton").unlink()
+    assert _stream(tmp_path, data).done == 0
+
+
+def test_what_does_not_fit(tmp_path: Path) -> None:
+    data = _large()
+    stream = _stream(tmp_path, data)
+    with pytest.raises(InputError, match=r"expected 11 images of \(500, 500\), got 1 of \(8, 8\)"):
+        stream.write(np.zeros((1, 8, 8, 3), np.uint8))
+    stream.write(data[0][:8])
+    with pytest.raises(InputError, match="expected 11 images, got 8"):
+        stream.finish()
+    with pytest.raises(InputError, match=r"expected 11 images of .*, got 12"):
+        stream.write(data[0][:4])
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = _large()
+    stream = _stream(tmp_path, data)
+    stream.write(data[0][:4])
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", full)
+        with pytest.raises(InputError, match=r"x.beton: expected room on the disk, got 'No space left on"):
+            stream.write(data[0][4:8])
+    again = _stream(tmp_path, data)
+    assert again.done == 4
