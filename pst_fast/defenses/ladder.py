@@ -35,6 +35,9 @@ class Sign:
 FINE = 1.4
 COLOUR_OF_RAW = 2.0
 COLOUR_OF_JPEG = 1.7
+ENTRY = 0.5
+"""A stage is entered where its ratios are below this power of their limits: a trap that has just sprung shows
+faintly, and a view that is no remedy for it shows it about as much as plain images do."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,12 @@ class Stage:
     mix: Mapping[str, float] = field(default_factory=dict)
     augmentation: Augmentation = PLAIN
 
-    def trapped(self, measure: Measure) -> list[int]:
-        """Depths that are trapped under this stage's view, shallow first."""
+    def trapped(self, measure: Measure, power: float = 1.0) -> list[int]:
+        """Depths, shallow first, whose ratio under this stage's view is over the power of its limit."""
         depths: set[int] = set()
         for sign in self.signs:
             pairs = zip(measure(sign.seen), measure(sign.floor), strict=True)
-            depths |= {depth for depth, (seen, floor) in enumerate(pairs) if seen > sign.limit * floor}
+            depths |= {depth for depth, (seen, floor) in enumerate(pairs) if seen > sign.limit**power * floor}
         return sorted(depths)
 
 
@@ -74,8 +77,8 @@ STAGES = (
 
 
 def next_stage(stages: Sequence[Stage], number: int, measure: Measure) -> int:
-    """The first stage after ``number`` under whose view a trapped network shows no trap."""
+    """The first stage after ``number`` under whose view a trapped network shows no trace of the trap."""
     for later in range(number + 1, len(stages)):
-        if not stages[later].trapped(measure):
+        if not stages[later].trapped(measure, ENTRY):
             return later
     return number

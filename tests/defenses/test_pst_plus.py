@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pst_fast.defenses.ladder import GREY, GREY_MILD, JPEG, MILD, RAW, STAGES, next_stage
+from pst_fast.defenses.ladder import GREY, JPEG, MILD, RAW, STAGES, next_stage
 from pst_fast.defenses.pst_plus import PSTPlus
 from pst_fast.manifest import read_manifest
 from pst_fast.models import create_model
@@ -58,7 +58,13 @@ def test_stages_get_stronger_and_end_with_one_that_nothing_follows():
     assert all(sum(stage.mix.values()) == pytest.approx(1) for stage in STAGES[1:])
     everything = measure_of(dict.fromkeys((RAW, GREY, JPEG), times(9)))
     assert next_stage(STAGES, 2, everything) == 3 and STAGES[3].trapped(everything) == []
-    assert next_stage(STAGES, 0, measure_of({GREY: times(1.3), GREY_MILD: CALM})) == 1
+
+
+def test_a_stage_is_entered_where_its_view_shows_no_trace_of_the_trap_and_kept_until_it_shows_one():
+    faint = {RAW: times(1.5), GREY: times(1.25)}  # 1.25 is between 1.4 and its root
+    assert STAGES[1].trapped(measure_of(faint)) == []
+    assert next_stage(STAGES, 0, measure_of(faint)) == 2
+    assert next_stage(STAGES, 0, measure_of(faint | {GREY: times(1.15)})) == 1
 
 
 def make() -> tuple[PSTPlus, nn.Module, Values]:
