@@ -16,7 +16,7 @@ from rich.console import Console
 
 from pst_fast.cli.pipeline import attack_folder
 from pst_fast.cli.terminal import Terminal
-from pst_fast.defenses.base import DEFENSES
+from pst_fast.defenses.base import DEFENSES, Defense
 from pst_fast.defenses.ladder import COLOUR_OF_RAW, FINE, GREY, MILD, RAW, STAGES, Sign
 from pst_fast.defenses.pst import PST
 from pst_fast.defenses.pst_plus import PSTPlus
@@ -31,7 +31,6 @@ from pst_fast.train.settings import TrainSettings
 from pst_fast.train.trainer import train
 
 
-@DEFENSES.register("pst/thresholds")
 class _Thresholds(PST):
     summary: ClassVar[str] = "fixed limits on ACM of the three shallowest stages, in the place of ratios"
     options: ClassVar[dict[str, Any]] = {}
@@ -40,13 +39,11 @@ class _Thresholds(PST):
         return OverThreshold(fit.acm, THRESHOLD)
 
 
-@DEFENSES.register("pst/shallow")
 class _Shallow(PST):
     summary: ClassVar[str] = "the three shallowest stages are watched, not all"
     depth: ClassVar[int | None] = 3
 
 
-@DEFENSES.register("pst/pooled")
 class _Pooled(PST):
     summary: ClassVar[str] = "ACM of globally pooled activations: where they cluster does not count"
 
@@ -56,89 +53,92 @@ class _Pooled(PST):
         return super().trigger(fit)
 
 
-@DEFENSES.register("pst/no-rollback")
 class _NoRollback(PST):
     summary: ClassVar[str] = "stages are slowed, nothing is taken back"
     options: ClassVar[dict[str, Any]] = PST.options | {"rollback": 0}
 
 
-@DEFENSES.register("pst/no-slowing")
 class _NoSlowing(PST):
     summary: ClassVar[str] = "training goes back, and on at the same rates"
     options: ClassVar[dict[str, Any]] = PST.options | {"gamma": 1.0}
 
 
-@DEFENSES.register("pst-plus/no-rollback")
 class _PlusNoRollback(PSTPlus):
     summary: ClassVar[str] = "the view changes, nothing is taken back"
     rollback: ClassVar[int] = 0
 
 
-@DEFENSES.register("pst-plus/one-view")
 class _PlusOneView(PSTPlus):
     summary: ClassVar[str] = "from plain training straight to the strongest view"
     stages = (STAGES[0], STAGES[-1])
 
 
-@DEFENSES.register("pst-plus/no-grey-sign")
 class _PlusNoGreySign(PSTPlus):
     summary: ClassVar[str] = "only what JPEG takes away tells of a trap"
     stages = (replace(STAGES[0], signs=(Sign(RAW, MILD, FINE),)), *STAGES[1:])
 
 
-@DEFENSES.register("pst-plus/no-jpeg-sign")
 class _PlusNoJPEGSign(PSTPlus):
     summary: ClassVar[str] = "only what greyscale takes away tells of a trap"
     stages = (replace(STAGES[0], signs=(Sign(RAW, GREY, COLOUR_OF_RAW),)), *STAGES[1:])
 
 
+VARIANTS: dict[str, type[Defense]] = {
+    "pst/thresholds": _Thresholds,
+    "pst/shallow": _Shallow,
+    "pst/pooled": _Pooled,
+    "pst/no-rollback": _NoRollback,
+    "pst/no-slowing": _NoSlowing,
+    "pst-plus/no-rollback": _PlusNoRollback,
+    "pst-plus/one-view": _PlusOneView,
+    "pst-plus/no-grey-sign": _PlusNoGreySign,
+    "pst-plus/no-jpeg-sign": _PlusNoJPEGSign,
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line's options."""
-    variants = [name for name in DEFENSES.names() if "/" in name]
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
     parser.add_argument("--attacks", required=True, help="of that run, comma-separated")
     parser.add_argument(
-        "--variants", default=",".join(variants), help="comma-separated (default: %(default)s)"
+        "--variants", default=",".join(VARIANTS), help="comma-separated (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="one of that run's (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Train what is not there yet, and print a line for each."""
-    settings, device = _settings_of(args.run)
-    attacks, variants = args.attacks.split(","), args.variants.split(",")
-    for name in variants:
-        DEFENSES[name]
+    with DEFENSES.extended(VARIANTS):
+        _train(args.run, args.attacks.split(","), args.variants.split(","), args.seed)
+
+
+def _train(run: Path, attacks: list[str], variants: list[str], seed: int) -> None:
+    settings, device = _settings_of(run)
+    summaries = {name: DEFENSES[name].summary for name in variants}
     terminal = Terminal(Console(stderr=True))
     rows: list[dict[str, Any]] = []
     for attack in attacks:
-        poisoned = attack_folder(args.run, attack, args.seed) / "poisoned"
+        poisoned = attack_folder(run, attack, seed) / "poisoned"
         if not poisoned.is_dir():
-            raise InputError(f"--attacks {attack}: expected one that {args.run} has with seed {args.seed}")
-        for name in variants:
-            folder = args.run / "ablations" / attack / f"{name.replace('/', '-')}-seed{args.seed}"
+            raise InputError(f"--attacks {attack}: expected one that {run} has with seed {seed}")
+        for name, summary in summaries.items():
+            folder = run / "ablations" / attack / f"{name.replace('/', '-')}-seed{seed}"
             with terminal.stage(f"{attack} {name}") as report:
                 train(
                     folder,
                     train_data=poisoned,
-                    test_data=args.run / "clean",
-                    settings=replace(settings, defense=name, seed=args.seed),
+                    test_data=run / "clean",
+                    settings=replace(settings, defense=name, seed=seed),
                     device=device,
                     progress=report,
                 )
             facts = read_manifest(folder)["facts"]
+            last, events = facts["last_accuracy"], len(facts["events"])
             rows.append(
-                {
-                    "attack": attack,
-                    "variant": name,
-                    "seed": args.seed,
-                    "last_accuracy": facts["last_accuracy"],
-                    "events": len(facts["events"]),
-                }
+                {"attack": attack, "variant": name, "seed": seed, "last_accuracy": last, "events": events}
             )
-            write_json(args.run / "ablations.json", {"rows": rows, "environment": environment()})
-            summary = DEFENSES[name].summary
-            print(f"{attack:<12} {name:<22} {facts['last_accuracy']:6.1%}  {summary}", flush=True)
+            write_json(run / "ablations.json", {"rows": rows, "environment": environment()})
+            print(f"{attack:<12} {name:<22} {last:6.1%}  {summary}", flush=True)
 
 
 def _settings_of(folder: Path) -> tuple[TrainSettings, torch.device]:

@@ -176,12 +176,11 @@ class _PublishedAlternation(SampleWise):
 def unlearnability(device: torch.device) -> list[dict[str, Any]]:
     """Plain training on the demo set: clean, and under `em` crafted with either loop."""
 
-    @ATTACKS.register("em-published-loop")
     class _Published(ErrorMinimizing):
         alternation = _PublishedAlternation
 
     attacks = ("none", "em", "em-published-loop")
-    with tempfile.TemporaryDirectory() as folder:
+    with ATTACKS.extended({"em-published-loop": _Published}), tempfile.TemporaryDirectory() as folder:
         config = RunConfig(
             attacks=attacks,
             defenses=("erm",),

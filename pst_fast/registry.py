@@ -2,7 +2,8 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from pst_fast.errors import InputError
@@ -34,6 +35,18 @@ class Registry(Generic[T]):
             return entry
 
         return add
+
+    @contextmanager
+    def extended(self, entries: Mapping[str, T]) -> Iterator[None]:
+        """Know these entries too, inside the block."""
+        self._discover()
+        before = dict(self._entries)
+        try:
+            for name, entry in entries.items():
+                self.register(name)(entry)
+            yield
+        finally:
+            self._entries = before
 
     def names(self) -> list[str]:
         """All names, sorted."""
