@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
 from pst_fast.errors import InputError
@@ -37,6 +38,7 @@ class _Control:
 
     group: Any = None
     store: Any = None
+    alone = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def losses_told() -> Iterator[None]:
     except RuntimeError as error:
         backends = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
         told = isinstance(error, dist.DistError) or any(word in str(error).lower() for word in backends)
-        if world_size() > 1 and told:
+        if processes() > 1 and told:
             raise ProcessLost from error
         raise
 
@@ -107,8 +109,13 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes work on the run."""
+    """How many processes are at the work in hand: one inside :func:`on_main`."""
     return dist.get_world_size() if _several() else 1
+
+
+def processes() -> int:
+    """How many processes work on the run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def local_world_size() -> int:
@@ -171,18 +178,23 @@ def broadcast(value: T) -> T:
 def on_main(work: Callable[[], T]) -> T:
     """Have the main process do ``work`` while the others wait; all get what it returns.
 
+    Inside, it is as if there were no other process.
+
     Raises:
         InputError: As ``work`` does, in all processes.
     """
+    if not _several():
+        return work()
     value: T | None = None
     error: InputError | None = None
     if is_main():
+        _Control.alone = True
         try:
             value = work()
         except InputError as raised:
-            if not _several():
-                raise
             error = raised
+        finally:
+            _Control.alone = False
     value, error = broadcast((value, error))
     if error is not None:
         raise error
@@ -222,5 +234,28 @@ def gather_rows(rows: torch.Tensor, length: int) -> torch.Tensor | None:
     return torch.cat([part[: some.stop - some.start] for part, some in zip(parts, slices, strict=True)])
 
 
+def share_module_(module: nn.Module) -> None:
+    """Give all processes the main one's weights and buffers."""
+    if _several():
+        state = {name: value.cpu() for name, value in module.state_dict().items()} if is_main() else {}
+        module.load_state_dict(broadcast(state))
+
+
+def share_rows_(tensor: torch.Tensor, parts: Iterable[slice]) -> None:
+    """Complete a tensor of which each process has some rows: the n-th of ``parts`` is of rank n."""
+    if _several():
+        for number, part in enumerate(parts):
+            if len(tensor[part]):
+                dist.broadcast(tensor[part], number)
+
+
+def beside_main() -> Shard:
+    """This process's part of work on files that are mapped into memory, as one machine's processes can share.
+
+    Processes of other machines than the main one's get empty parts.
+    """
+    return Shard(rank(), broadcast(local_world_size()))
+
+
 def _several() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return processes() > 1 and not _Control.alone

@@ -181,7 +181,7 @@ def environment() -> dict[str, Any]:
         "numpy": numpy.__version__,
         "platform": platform.platform(),
         "cpu_threads": torch.get_num_threads(),
-        "processes": distributed.world_size(),
+        "processes": distributed.processes(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pst_fast import distributed
 from pst_fast.attacks.base import CraftTask
 from pst_fast.attacks.frozen import frozen
 from pst_fast.attacks.integers import round_to_ball
 from pst_fast.attacks.pgd import LinfPGD, Transform, crafting_batch, perturbed_inputs
 from pst_fast.attacks.quantized import DeviceBank, MappedBank, QuantizedBank
 from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
+from pst_fast.distributed import Shard
 
 STATE = "state.pt"
 
@@ -53,7 +55,8 @@ class Alternation(ABC):
         self.task, self.recipe, self.epsilon = task, recipe, epsilon
         self.round, self.error = 0, 1.0
         self.shape, self.labels = tuple(task.data.images.shape), torch.from_numpy(task.data.labels)
-        self.on_device = self._copied() if self._fits_on_the_device() else None
+        fits = distributed.broadcast(self._fits_on_the_device())
+        self.on_device = self._copied() if fits else None
         self.surrogate = Surrogate(
             task, learning_rate=0.1, momentum=0.9, weight_decay=5e-4, adapt=self._adapt
         )
@@ -96,20 +99,23 @@ class Alternation(ABC):
         """The state of the perturbations at the end of a round."""
 
     @abstractmethod
-    def _restore_noise(self, state: dict[str, Any]) -> None:
-        """Go back to it."""
+    def _start_noise(self, state: dict[str, Any] | None) -> None:
+        """Go back to it, or begin."""
 
     def run(self) -> None:
-        """Take turns until the training error is low enough; the state is saved after each round."""
-        state = load_state(self.task.folder / STATE)
-        if state is not None:
-            self._restore(state)
+        """Take turns until the training error is low enough; the state is saved after each round.
+
+        Of several processes the main one trains the network.
+        """
+        self._start(load_state(self.task.folder / STATE))
         while self.round < self.recipe.max_rounds and self.error >= self.recipe.stop_error:
             with seeded(self.task.seed + 1 + self.round, self.task.device):
-                self._train()
+                distributed.on_main(self._train)
+                distributed.share_module_(self.surrogate.model)
                 self.error = self._minimize()
             self.round += 1
-            save_state(self.task.folder / STATE, self._state())
+            if distributed.is_main():
+                save_state(self.task.folder / STATE, self._state())
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """x, fp32 [B,3,H,W] channels_last in [0,1], and labels, int64 [B], on the device that computes."""
@@ -148,10 +154,12 @@ class Alternation(ABC):
             "error": self.error,
         }
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.surrogate.restore(state["surrogate"])
-        self._restore_noise(state["noise"])
-        self.round, self.error = state["round"], state["error"]
+    def _start(self, state: dict[str, Any] | None) -> None:
+        """Where a killed craft left off, or at the beginning."""
+        self._start_noise(state and state["noise"])
+        if state is not None:
+            self.surrogate.restore(state["surrogate"])
+            self.round, self.error = state["round"], state["error"]
 
 
 class SampleWise(Alternation):
@@ -172,16 +180,21 @@ class SampleWise(Alternation):
         wrong = torch.zeros((), dtype=torch.int64, device=self.task.device)
         count, pgd = len(self.labels), self.descent()
         height, width = self.shape[1:3]
-        step = crafting_batch(pgd.model, height, width, self.task.device)
-        for start in range(0, count, step):
-            self._tell(0.1 + 0.9 * start / count, "the perturbations follow")
+        step = distributed.broadcast(crafting_batch(pgd.model, height, width, self.task.device))
+        starts, shard = range(0, count, step), distributed.beside_main()
+        own = starts[shard.of(len(starts))]
+        for number, start in enumerate(own):
+            self._tell(0.1 + 0.9 * number / len(own), "the perturbations follow")
             rows = torch.arange(start, min(start + step, count))
             x, labels = self.batch(rows)
-            delta = pgd.run_(x, self.perturbation(rows), labels, steps=self.recipe.steps)
+            # Whatever is drawn for a block is drawn for it alone, whichever process crafts it.
+            with seeded(self.task.seed + 1 + self.round * count + start, self.task.device):
+                delta = pgd.run_(x, self.perturbation(rows), labels, steps=self.recipe.steps)
             self.bank.scatter_(rows, delta)
             wrong += _errors(pgd.model, x, delta, labels)
-        self.bank.end_round()
-        return wrong.item() / count
+        blocks = [Shard(rank, shard.count).of(len(starts)) for rank in range(shard.count)]
+        self.bank.end_round([slice(some.start * step, some.stop * step) for some in blocks])
+        return distributed.sum_(wrong).item() / count
 
     def steps(self) -> np.ndarray:
         return self.bank.steps()
@@ -189,8 +202,11 @@ class SampleWise(Alternation):
     def _noise(self) -> dict[str, Any]:
         return self.bank.state()
 
-    def _restore_noise(self, state: dict[str, Any]) -> None:
-        self.bank.restore(state)
+    def _start_noise(self, state: dict[str, Any] | None) -> None:
+        if state is None:
+            self.bank.begin()
+        else:
+            self.bank.restore(state)
 
 
 class ClassWise(Alternation):
@@ -236,8 +252,9 @@ class ClassWise(Alternation):
     def _noise(self) -> dict[str, Any]:
         return {"delta": self.delta}
 
-    def _restore_noise(self, state: dict[str, Any]) -> None:
-        self.delta.copy_(state["delta"])
+    def _start_noise(self, state: dict[str, Any] | None) -> None:
+        if state is not None:
+            self.delta.copy_(state["delta"])
 
 
 def _errors(model: nn.Module, x: Tensor, delta: Tensor, labels: Tensor) -> Tensor:

@@ -61,6 +61,9 @@ class Attack(ABC):
         epsilon: The paper's budget in that norm on [0,1] images (pixels: a count).
         class_conditional: Whether ``craft`` returns one perturbation a class, not one a sample.
         uses_model: Whether it trains the task's surrogate network.
+        shared: Whether the processes of a run (:mod:`pst_fast.distributed`) craft together: all call
+            ``craft``, the main one's result counts, and it does not depend on how many there are. Otherwise
+            the main one crafts alone.
     """
 
     paper: ClassVar[str]
@@ -68,6 +71,7 @@ class Attack(ABC):
     epsilon: ClassVar[float]
     class_conditional: ClassVar[bool] = False
     uses_model: ClassVar[bool] = False
+    shared: ClassVar[bool] = False
 
     @classmethod
     def default_epsilon(cls, height: int, width: int) -> float:

@@ -20,6 +20,7 @@ class ErrorMinimizing(Attack):
     norm = "linf"
     epsilon = 8 / 255
     uses_model = True
+    shared = True
     alternation: ClassVar[type[Alternation]] = SampleWise
     recipes: ClassVar[dict[str, Recipe]] = {
         "paper": Recipe(steps=20, relative_step=0.1, train_batches=10, max_rounds=100),
@@ -55,6 +56,7 @@ class ClassWiseErrorMinimizing(ErrorMinimizing):
     """Class-wise: a class's perturbation is the mean of where a step takes those of its samples."""
 
     class_conditional = True
+    shared = False  # each batch starts from where the one before took the perturbations
     alternation = ClassWise
     recipes: ClassVar[dict[str, Recipe]] = {
         "paper": Recipe(steps=1, relative_step=0.1, train_batches=10, max_rounds=100, subset=0.2),

@@ -59,6 +59,7 @@ class FixedReference(Attack):
     norm = "linf"
     epsilon = 8 / 255
     uses_model = True
+    shared = True
     recipes: ClassVar[dict[str, Recipe]]
 
     def transform(self, num_classes: int) -> Transform:

@@ -5,6 +5,7 @@ from abc import abstractmethod
 import numpy as np
 from torch import Tensor
 
+from pst_fast import distributed
 from pst_fast.attacks.base import Attack, CraftTask
 from pst_fast.attacks.generator import Generator
 from pst_fast.attacks.rows import Crafted, craft_rows
@@ -19,6 +20,7 @@ class GeneratedAttack(Attack):
 
     norm = "linf"
     uses_model = True
+    shared = True
 
     @abstractmethod
     def train_generator(self, task: CraftTask, epsilon: float) -> Generator:
@@ -29,7 +31,8 @@ class GeneratedAttack(Attack):
         if len(task.data.classes) < 2:
             raise InputError(f"{type(self).__name__}: expected images of at least two classes, got one")
         epsilon = self.resolve_epsilon(task.epsilon, *task.data.images.shape[1:3])
-        generator = self.train_generator(task, epsilon).eval().requires_grad_(False)
+        generator = distributed.on_main(lambda: self.train_generator(task, epsilon).cpu())
+        generator = generator.to(task.device).eval().requires_grad_(False)
 
         def perturb(x: Tensor, labels: Tensor) -> Crafted:
             return generator(x), labels.new_tensor(len(labels))

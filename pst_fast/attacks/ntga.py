@@ -43,6 +43,7 @@ class NeuralTangentGeneralization(Attack):
     paper = "Yuan and Wu, ICML 2021 (arXiv 2105.08889)"
     norm = "linf"
     epsilon = 8 / 255
+    shared = True
     recipes: ClassVar[dict[str, Recipe]] = {
         "paper": Recipe(convolutional_kernel, time=8.0),
         "fast": Recipe(dense_kernel, time=64.0),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from pst_fast import distributed
 from pst_fast.attacks.base import CraftTask
 from pst_fast.attacks.pgd import MEAN, STD, LinfPGD, Transform, perturbed_inputs
 from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
@@ -50,6 +51,19 @@ def train_reference(
         kept: Called after each epoch with the number of epochs that are done, before that is on the disk.
     """
     surrogate = Surrogate(task, learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
+    distributed.on_main(lambda: _train(surrogate, task, training, transform, share, kept))
+    distributed.share_module_(surrogate.model)
+    return surrogate.model
+
+
+def _train(
+    surrogate: Surrogate,
+    task: CraftTask,
+    training: Training,
+    transform: Transform,
+    share: float,
+    kept: Callable[[int, nn.Module], None],
+) -> None:
     order = BatchOrder(len(task.data), training.batch_size, task.seed)
     batches = len(task.data) // order.batch_size
     state = load_state(task.folder / STATE)
@@ -77,4 +91,3 @@ def train_reference(
                 surrogate.train_step(inputs, labels)
         kept(epoch + 1, surrogate.model)
         save_state(task.folder / STATE, {"surrogate": surrogate.state(), "epochs": epoch + 1})
-    return surrogate.model

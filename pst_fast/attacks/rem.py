@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pst_fast import ops
+from pst_fast import distributed, ops
 from pst_fast.attacks.base import ATTACKS, Attack, CraftTask
 from pst_fast.attacks.frozen import frozen
 from pst_fast.attacks.pgd import MEAN, STD, perturbed_inputs
@@ -60,6 +60,7 @@ class DisturbedErrorMinimizing(Attack):
     norm = "linf"
     epsilon = 8 / 255
     uses_model = True
+    shared = True
     recipes: ClassVar[dict[str, Recipe]]
 
     @abstractmethod
@@ -103,8 +104,13 @@ class DisturbedErrorMinimizing(Attack):
         return delta
 
     def _train(self, task: CraftTask, epsilon: float) -> nn.Module:
-        recipe = self.recipe
         surrogate = Surrogate(task, learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
+        distributed.on_main(lambda: self._learn(surrogate, task, epsilon))
+        distributed.share_module_(surrogate.model)
+        return surrogate.model
+
+    def _learn(self, surrogate: Surrogate, task: CraftTask, epsilon: float) -> None:
+        recipe = self.recipe
         order = BatchOrder(len(task.data), recipe.batch_size, task.seed)
         state = load_state(task.folder / STATE)
         if state is not None:
@@ -123,7 +129,6 @@ class DisturbedErrorMinimizing(Attack):
                 surrogate.train_step(disturbed, labels)
             if (step + 1) % max(1, recipe.train_steps // SAVES) == 0:
                 save_state(task.folder / STATE, {"surrogate": surrogate.state(), "steps": step + 1})
-        return surrogate.model
 
 
 def input_gradient(model: nn.Module, inputs: Tensor, labels: Tensor, leaf: Tensor) -> Tensor:

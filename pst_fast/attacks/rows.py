@@ -1,10 +1,13 @@
 """Perturbations that are crafted a batch at a time, each batch once, into a file that outlives a kill."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from pst_fast import distributed
 from pst_fast.attacks.base import CraftTask
 from pst_fast.attacks.integers import linf_steps, round_to_ball
 from pst_fast.attacks.pgd import crafting_batch
@@ -12,7 +15,7 @@ from pst_fast.attacks.steps import NAME as STEPS
 from pst_fast.attacks.steps import StepsFile
 from pst_fast.attacks.surrogate import load_state, save_state, seeded
 
-STATE = "rows.pt"
+STATE = "rows-{rank}.pt"
 SAVES = 20
 """How often what is done is put on the disk."""
 
@@ -54,23 +57,56 @@ def craft_blocks(
     craft: Callable[[Tensor, Tensor, int], Crafted],
     after: float,
 ) -> tuple[np.ndarray, float]:
-    """The same for blocks of ``batch`` images; ``craft`` is told the row of a block's first one too."""
-    count, state = len(task.data), load_state(task.folder / STATE)
+    """The same for blocks of ``batch`` images; ``craft`` is told the row of a block's first one too.
+
+    Processes that share a machine craft different blocks, which depend on nothing but their own rows, and put
+    them into one file.
+    """
+    count = len(task.data)
     dtype = np.int8 if linf_steps(epsilon) <= 127 else np.int16
-    steps = StepsFile(task.folder / STEPS, task.data.images.shape, dtype)
-    done, good = (state["done"], state["good"]) if state and not steps.is_new else (0, 0)
-    for number, start in enumerate(range(done, count, batch), start=done // batch):
-        task.progress(after + (1 - after) * start / count, f"image {start + 1} of {count}")
+
+    def opened() -> StepsFile:
+        return StepsFile(task.folder / STEPS, task.data.images.shape, dtype)
+
+    batch, hits = distributed.on_main(lambda: _done(task.folder, opened().is_new, batch, count))
+    steps, missing = opened(), np.flatnonzero(hits < 0)
+    own = missing[distributed.beside_main().of(len(missing))]
+    for number, block in enumerate(own.tolist()):
+        start = block * batch
+        share = (len(hits) - len(own) + number) / len(hits)
+        task.progress(after + (1 - after) * share, f"image {start + 1} of {count}")
         some = slice(start, start + batch)
         x, labels = task.batch(some)
         with seeded(task.seed + 1 + start, task.device):
-            delta, hits = craft(x, labels, start)
+            delta, good = craft(x, labels, start)
         steps.write(some, round_to_ball(delta.permute(0, 2, 3, 1).cpu().numpy(), epsilon))
-        good += int(hits)
-        if number % max(1, count // batch // SAVES) == 0:
+        hits[block] = int(good)
+        if number % max(1, len(hits) // SAVES) == 0 or block == own[-1]:
             steps.flush()
-            save_state(task.folder / STATE, {"done": min(start + batch, count), "good": good})
-    return steps.array, good / max(count, 1)
+            state = {"batch": batch, "hits": torch.from_numpy(hits)}
+            save_state(task.folder / STATE.format(rank=distributed.rank()), state)
+    distributed.barrier()
+    fresh = distributed.sum_(torch.tensor(int(hits[own].sum())))
+    return steps.array, (int(fresh) + int(np.delete(hits, missing).sum())) / max(count, 1)
+
+
+def _done(folder: Path, is_new: bool, batch: int, count: int) -> tuple[int, np.ndarray]:
+    """The size of a block, and how many came out well in each block; -1: it is still to do.
+
+    What several processes have noted, each in a file of its own, goes together.
+    """
+    states = []
+    for path in sorted(folder.glob(STATE.format(rank="*"))):
+        if is_new:
+            path.unlink()
+        else:
+            states.append(load_state(path))
+    batch = next((state["batch"] for state in states if state), batch)
+    hits = np.full(-(-count // batch), -1)
+    for state in states:
+        if state:
+            hits = np.maximum(hits, state["hits"].numpy())
+    return batch, hits
 
 
 def draw_blocks(
@@ -94,7 +130,8 @@ def draw_blocks(
     Returns:
         int8 or int16 [N,H,W,3], a mapped file.
     """
-    state = load_state(task.folder / STATE)
+    path = task.folder / STATE.format(rank=0)
+    state = load_state(path)
     steps = StepsFile(task.folder / STEPS, task.data.images.shape, dtype)
     done = state["done"] if state and not steps.is_new else 0
     for number in range(done, len(blocks)):
@@ -102,6 +139,6 @@ def draw_blocks(
         steps.write(blocks[number], draw(blocks[number]))
         if number % max(1, len(blocks) // SAVES) == 0:
             steps.flush()
-            save_state(task.folder / STATE, {"done": number + 1})
+            save_state(path, {"done": number + 1})
     task.progress(1.0, "all perturbations drawn")
     return steps.array

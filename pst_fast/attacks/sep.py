@@ -61,6 +61,7 @@ class SelfEnsembleProtection(Attack):
     norm = "linf"
     epsilon = 2 / 255
     uses_model = True
+    shared = True
     recipes: ClassVar[dict[str, Recipe]] = {
         "paper": Recipe(Training(120), checkpoints=15, steps=30, relative_step=0.5),
         "fast": Recipe(Training(12), checkpoints=3, steps=5, relative_step=0.5),

@@ -4,6 +4,7 @@ A bank is a folder with ``perturbation.npy`` (int8 or int16, in units of 1/255; 
 clean training image, or [K,H,W,3], a row for each class) and a manifest.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pst_fast import distributed
 from pst_fast.attacks.base import ATTACKS, Attack, CraftTask
 from pst_fast.data.beton_stream import BetonStream
 from pst_fast.data.mapped import Pages, whole_file
@@ -23,6 +25,8 @@ from pst_fast.data.types import Images, ImageSet
 from pst_fast.errors import InputError
 from pst_fast.files import replacing, sha256
 from pst_fast.manifest import MANIFEST, WORKING, build_stage, read_manifest
+
+_log = logging.getLogger(__name__)
 
 PERTURBATION = "perturbation.npy"
 PRESETS = ("paper", "fast")
@@ -114,8 +118,12 @@ def craft(
             progress=progress,
         )
         task.folder.mkdir(exist_ok=True)
+        if not kind.shared and distributed.processes() > 1:
+            _log.warning("%s crafts in one process, while the others wait.", attack)
         started = time.perf_counter()
         perturbation = kind().craft(task)
+        if not distributed.is_main():
+            return {}
         seconds = time.perf_counter() - started
         _check_perturbation(attack, kind, perturbation, data)
         facts = {
@@ -131,7 +139,8 @@ def craft(
         _check_budget(attack, kind, budget, facts["budget"], data.images.shape)
         return facts
 
-    return build_stage(output, "craft", parameters, {"clean": _stage(clean)}, build)
+    inputs = {"clean": _stage(clean)}
+    return build_stage(output, "craft", parameters, inputs, build, together=kind.shared)
 
 
 def import_bank(

@@ -12,10 +12,11 @@ from pst_fast.attacks.frozen import frozen
 from pst_fast.attacks.pgd import LinfPGD, perturbed_inputs
 from pst_fast.attacks.reference import STATE as TRAINING
 from pst_fast.attacks.reference import Training
-from pst_fast.attacks.rows import STATE as CRAFTING
+from pst_fast.attacks.rows import STATE as ROWS
 from pst_fast.errors import InputError
 from pst_fast.models import create_model
 
+CRAFTING = ROWS.format(rank=0)
 PAPER = {name: ATTACKS[name].recipes["paper"] for name in ("tap", "hypo", "entf", "aap")}
 
 

@@ -17,6 +17,12 @@ def make(kind: str, folder: Path) -> QuantizedBank:
     return DeviceBank(SHAPE, EPSILON, CPU) if kind == "device" else MappedBank(SHAPE, EPSILON, CPU, folder)
 
 
+def begun(kind: str, folder: Path) -> QuantizedBank:
+    bank = make(kind, folder)
+    bank.begin()
+    return bank
+
+
 def noise(seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return (torch.rand(10, 3, 4, 6, generator=generator) * 2 - 1) * EPSILON
@@ -31,7 +37,7 @@ def write(bank: QuantizedBank, delta: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("kind", ["device", "mapped"])
 def test_rounds(kind: str, tmp_path: Path) -> None:
-    bank = make(kind, tmp_path)
+    bank = begun(kind, tmp_path)
     assert not bank.gather(torch.arange(10)).any()
     for seed in range(3):
         write(bank, noise(seed))
@@ -41,7 +47,7 @@ def test_rounds(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["device", "mapped"])
 def test_going_back_to_the_last_round(kind: str, tmp_path: Path) -> None:
-    bank = make(kind, tmp_path)
+    bank = begun(kind, tmp_path)
     write(bank, noise(0))
     state = {key: value.clone() if torch.is_tensor(value) else value for key, value in bank.state().items()}
     expected = bank.gather(torch.arange(10))
@@ -55,7 +61,7 @@ def test_going_back_to_the_last_round(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["device", "mapped"])
 def test_steps_are_those_of_the_perturbations(kind: str, tmp_path: Path) -> None:
-    bank = make(kind, tmp_path)
+    bank = begun(kind, tmp_path)
     write(bank, noise(4))
     delta = bank.gather(torch.arange(10)).permute(0, 2, 3, 1).numpy()
     steps = np.asarray(bank.steps())
@@ -65,7 +71,7 @@ def test_steps_are_those_of_the_perturbations(kind: str, tmp_path: Path) -> None
 
 
 def test_a_damaged_file(tmp_path: Path) -> None:
-    bank = make("mapped", tmp_path)
+    bank = begun("mapped", tmp_path)
     write(bank, noise(0))
     state = bank.state()
     path = tmp_path / f"bank-{state['turn']}.npy"

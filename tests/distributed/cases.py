@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,11 +17,18 @@ import torch.distributed as dist
 from torch import nn
 
 from pst_fast import distributed
+from pst_fast.attacks import alternation, rows
+from pst_fast.attacks.base import ATTACKS
+from pst_fast.attacks.quantized import DeviceBank
+from pst_fast.attacks.reference import Training
+from pst_fast.data import bank
 from pst_fast.defenses import op
 from pst_fast.defenses.base import DEFENSES
 from pst_fast.defenses.op import linear_weights
 from pst_fast.defenses.pst import PST
+from pst_fast.distributed import Shard
 from pst_fast.errors import InputError
+from pst_fast.manifest import read_manifest
 from pst_fast.train import loop
 from pst_fast.train.settings import TrainSettings
 from pst_fast.train.trainer import train
@@ -28,6 +36,7 @@ from tests.train.conftest import make_folder
 
 CPU = torch.device("cpu")
 EXACT = ("erm", "static-mix", "early-stop", "pst", "pst-plus")
+CRAFTED = ("lsp", "em", "aue", "em-class", "tap", "sep", "sem", "gue", "ntga")
 ROWS = 7
 """Which two processes cannot halve."""
 
@@ -56,8 +65,37 @@ def results(folder: Path) -> dict[str, Any]:
     with mock.patch.dict(DEFENSES._entries, {"watched": Watched}):
         options = settings("watched", batch_size=20, learning_rate=0.05, epochs=6)
         found["watched"] = trained(folder / "watched", trapped, clean, options)
+    found["banks"] = {attack: crafted(folder / attack, clean, attack) for attack in CRAFTED}
     found["mixup"] = trained(folder / "mixup", clean, clean, settings("mixup"))
     return found
+
+
+def crafted(folder: Path, clean: Path, attack: str) -> dict[str, Any]:
+    """The hash of a bank, of small recipes, a few images at a time; and its facts and files."""
+    recipes: dict[str, Any] = {
+        "em": {"train_batches": 2, "max_rounds": 2, "steps": 2},
+        "aue": {"train_batches": 2, "max_rounds": 2, "steps": 1},
+        "em-class": {"train_batches": 2, "max_rounds": 2},
+        "tap": {"training": Training(1), "steps": 2},
+        "sep": {"training": Training(2), "checkpoints": 2, "steps": 1},
+        "sem": {"train_steps": 3, "steps": 1},
+        "gue": {"batches": 3},
+        "ntga": {"block": 8, "steps": 1},
+    }
+    kind = ATTACKS[attack]
+    small = {"fast": replace(kind.recipes["fast"], **recipes[attack])} if attack in recipes else {}
+    with (
+        mock.patch.object(kind, "recipes", small, create=True),
+        mock.patch.object(alternation, "crafting_batch", lambda *arguments: 8),
+        mock.patch.object(rows, "crafting_batch", lambda *arguments: 8),
+    ):
+        bank.craft(
+            folder, clean, attack=attack, epsilon=None, preset="fast", model="resnet10", width=8, seed=3,
+            device=CPU, progress=lambda fraction, words: None,
+        )  # fmt: skip
+    manifest = read_manifest(folder)
+    facts = {name: value for name, value in manifest["facts"].items() if name != "craft_seconds"}
+    return {"outputs": manifest["outputs"], "facts": facts}
 
 
 def network_without_norms(name: str, *, num_classes: int, width: int, image_size: int) -> nn.Module:
@@ -123,6 +161,9 @@ def collectives() -> dict[str, Any]:
     mean = [torch.full((2, 2), float(distributed.rank())), torch.full((3,), 5.0)]
     distributed.average_(mean)
     assert mean[0].unique().tolist() == [(distributed.world_size() - 1) / 2]
+    codes = DeviceBank((ROWS, 2, 2, 3), 8 / 255, CPU)
+    codes.scatter_(torch.arange(ROWS)[own], torch.full((own.stop - own.start, 3, 2, 2), own.start / 255))
+    codes.end_round([Shard(rank, distributed.world_size()).of(ROWS) for rank in range(2)])
     calls: list[int] = []
 
     def refuse() -> None:
@@ -140,6 +181,7 @@ def collectives() -> dict[str, Any]:
         "mean": mean[1].tolist(),
         "broadcast": distributed.broadcast(7 if distributed.is_main() else None),
         "refused": words,
+        "complete": codes.codes[:, 0, 0, 0].tolist() == [0, 0, 0, 0, *[64] * 3],
     }
 
 

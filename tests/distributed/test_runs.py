@@ -17,6 +17,11 @@ TINY = (
     "--epochs", "4", "--width", "8", "--batch-size", "18", "--learning-rate", "0.05",
     "--preset", "fast", "--device", "cpu",
 )  # fmt: skip
+TRAIN = ("--attacks", "none", "--defenses", "pst-plus", "--epochs", "12")
+CRAFT = (
+    "--attacks", "tap,em", "--defenses", "erm", "--epochs", "1", "--surrogate", "resnet10",
+    "--train-per-class", "200",
+)  # fmt: skip
 TIMES = ("seconds", "images_per_second", "peak_memory_bytes")
 
 
@@ -59,28 +64,73 @@ def test_two_processes_end_with_the_files_and_nearly_the_figures_of_one(tmp_path
     assert json.loads((tmp_path / "2" / "results.json").read_text())["environment"]["processes"] == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_run_goes_on_after_one_of_its_processes_is_killed(rank: int, tmp_path: Path) -> None:
-    flags = ("--attacks", "none", "--defenses", "pst-plus", "--epochs", "12")
-    run(tmp_path / "unbroken", 2, *flags)
-    out = tmp_path / "broken"
-    partial = out / "train" / "none" / "erm-seed0.partial"
-    broken = begin(out, 2, *flags)
-    wait_for(lambda: epochs(partial) >= 2)
-    os.kill(process_of_rank(broken, rank), signal.SIGKILL)
-    code, _, error = finish(broken, seconds=60)
+def kill(run: subprocess.Popen[str], rank: int) -> None:
+    """End one process without a warning; the run has to end with it, in few words."""
+    os.kill(process_of_rank(run, rank), signal.SIGKILL)
+    code, _, error = finish(run, seconds=60)
     assert code != 0
-    assert not (out / "results.json").exists()
     # The one that is left says so, if it notices before torchrun ends it; torchrun says which it was.
     assert error.count("the same command goes on from here") <= 1
     assert "SIGKILL" in error
     assert "pst_fast/" not in error  # no traceback of ours
-    run(out, 2, *flags)
-    assert rows(out) == rows(tmp_path / "unbroken")
-    assert files(out) == files(tmp_path / "unbroken")
-    for name in ("train/none/erm-seed0/model.pt", "train/none/pst-plus-seed0/model.pt"):
-        assert sha256(out / name) == sha256(tmp_path / "unbroken" / name)
+
+
+def check_same(out: Path, expected: Path, *hashed: str) -> None:
+    assert rows(out) == rows(expected)
+    assert files(out) == files(expected)
+    for name in hashed:
+        assert sha256(out / name) == sha256(expected / name)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    run(out, 2, *TRAIN)
+    return out
+
+
+@pytest.fixture(scope="module")
+def crafted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("crafted")
+    run(out, 2, *CRAFT)
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_training_goes_on_after_one_of_its_processes_is_killed(
+    rank: int, tmp_path: Path, trained: Path
+) -> None:
+    broken = begin(tmp_path, 2, *TRAIN)
+    partial = tmp_path / "train" / "none" / "erm-seed0.partial"
+    wait_for(lambda: epochs(partial) >= 2)
+    kill(broken, rank)
+    assert partial.is_dir() and not (tmp_path / "results.json").exists()
+    run(tmp_path, 2, *TRAIN)
+    check_same(tmp_path, trained, "train/none/erm-seed0/model.pt", "train/none/pst-plus-seed0/model.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rank", "attack"), [(0, "tap"), (1, "tap"), (0, "em"), (1, "em")])
+def test_crafting_goes_on_after_one_of_its_processes_is_killed(
+    rank: int, attack: str, tmp_path: Path, crafted: Path
+) -> None:
+    broken = begin(tmp_path, 2, *CRAFT)
+    working = tmp_path / "attacks" / f"{attack}-seed0" / "bank.partial" / "working"
+    begun = {"em": "state.pt", "tap": f"rows-{rank}.pt"}[attack]
+    wait_for((working / begun).is_file)
+    kill(broken, rank)
+    assert working.is_dir()
+    run(tmp_path, 2, *CRAFT)
+    check_same(tmp_path, crafted, *(f"attacks/{name}-seed0/bank/perturbation.npy" for name in ("em", "tap")))
+
+
+@pytest.mark.slow
+def test_one_process_crafts_what_two_do(tmp_path: Path, crafted: Path) -> None:
+    run(tmp_path, 1, *CRAFT)
+    for name in ("em", "tap"):
+        bank = f"attacks/{name}-seed0/bank/perturbation.npy"
+        assert sha256(tmp_path / bank) == sha256(crafted / bank)
 
 
 @pytest.mark.slow

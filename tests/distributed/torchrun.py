@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(processes: int, module: str, *arguments: str) -> subprocess.Popen[str]:
-    """``torchrun -m module arguments``, one thread a process."""
+    """``torchrun -m module arguments``, one thread a process, in fp32 as all tests."""
     command = [
         sys.executable,
         "-m",
@@ -20,7 +20,7 @@ def start(processes: int, module: str, *arguments: str) -> subprocess.Popen[str]
         "--nproc-per-node",
         str(processes),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PST_FAST_BF16": "0", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [*command, "--nproc-per-node", str(processes), "-m", module, *arguments],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
