@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pst_fast import ops
 from pst_fast.defenses.base import DEFENSES, Defense, Event
-from pst_fast.defenses.ladder import STAGES
+from pst_fast.defenses.ladder import FINE, MILD
 from pst_fast.pst import OverViews, ProgressiveStagedTraining
 from pst_fast.pst.trigger import Trigger
 from pst_fast.train.augmentation import normalise
@@ -32,12 +32,13 @@ class PST(Defense):
         )  # fmt: skip
 
     def trigger(self, fit: Fit) -> Trigger:
-        """ACM falls under the views whose fall tells `pst-plus` of a trap in plain training."""
-        views = [
-            (normalise(ops.degrade(fit.probe_images, [sign.floor], seed=0, offset=0)), sign.limit)
-            for sign in STAGES[0].signs
-        ]
-        return OverViews(fit.acm, views, depth=self.depth)
+        """ACM falls under the JPEG whose fall tells `pst-plus` of a trap.
+
+        The greyscale that `pst-plus` looks at too is left out: colour separates classes in a fresh network by
+        itself, and stages that are slowed before there is content in them stay without.
+        """
+        degraded = ops.degrade(fit.probe_images, [MILD], seed=0, offset=0)
+        return OverViews(fit.acm, [(normalise(degraded), FINE)], depth=self.depth)
 
     def after_step(self) -> None:
         event = self._schedule.step()
