@@ -23,7 +23,7 @@ class PST(Defense):
     depth: ClassVar[int | None] = None
     """How many stages are watched, shallow ones first; None: all."""
     options: ClassVar[dict[str, Any]] = {"growth": 8, "rollback": 2}
-    """Of the schedule, where they are not its defaults: a check under views costs three measurements."""
+    """Of the schedule, where they are not its defaults: a check measures every stage, twice."""
 
     def start(self, fit: Fit) -> None:
         self._schedule = ProgressiveStagedTraining(
