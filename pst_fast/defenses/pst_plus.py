@@ -41,6 +41,8 @@ class PSTPlus(Defense):
     rollback: ClassVar[int] = 2
     """Checks to go back: to the calm one before the last."""
 
+    snapshots: ClassVar[int] = ROLLBACK + 1
+
     def start(self, fit: Fit) -> None:
         self._fit = fit
         self._stage = 0
@@ -50,6 +52,9 @@ class PSTPlus(Defense):
     def after_step(self) -> None:
         if self._cadence.step():
             self._check()
+
+    def checks(self, steps: int) -> int:
+        return self._cadence.checks(steps)
 
     def augmentation(self) -> Augmentation:
         return self.stages[self._stage].augmentation
