@@ -40,8 +40,7 @@ class PSTPlus(Defense):
     stages: ClassVar[tuple[Stage, ...]] = STAGES
     rollback: ClassVar[int] = 2
     """Checks to go back: to the calm one before the last."""
-
-    snapshots: ClassVar[int] = ROLLBACK + 1
+    snapshots: ClassVar[int] = rollback + 1
 
     def start(self, fit: Fit) -> None:
         self._fit = fit

@@ -175,11 +175,13 @@ class Calibration:
         """FLOPs of a step, and how many steps an epoch in miniature shall have; warms everything up."""
         with tempfile.TemporaryDirectory() as folder:
             fit, _, _ = self._fit(defense, 1, 2, Path(folder))
-            counter = FlopCounterMode(display=False)
-            with counter:
+            whole, acm = FlopCounterMode(display=False), FlopCounterMode(display=False)
+            with whole:
                 fit.run()
-            looks = (_looks(fit) + self.size.data.probes) * self.size.network.forward_flops
-            flops = (counter.get_total_flops() - looks) / 2
+            with acm:
+                fit.acm()
+            looks = _looks(fit) * self.size.network.forward_flops
+            flops = (whole.get_total_flops() - acm.get_total_flops() - looks) / 2
         with tempfile.TemporaryDirectory() as folder:
             fit, _, _ = self._fit(defense, 1, 2, Path(folder))
             fit.run()

@@ -129,8 +129,8 @@ def print_forecast(console: Console, known: Forecast) -> None:
     flops, disk = sum(known.flops.values()), disk_needed(size, to_do)
     workers = f", with {plan.workers} workers" if (plan.workers or 1) > 1 else ""
     lines = [
-        f"data: {size.images} training and {sum(data.test)} test images of {data.image_size}x{data.image_size}, "
-        f"{len(data.train)} classes",
+        f"data: {size.images} training and {sum(data.test)} test images of "
+        f"{data.image_size}x{data.image_size}, {len(data.train)} classes",
         f"network: {train.model}, {size.network.parameters / 1e6:.3g} million parameters",
         f"to do: {len(to_do)} tasks ({len(known.finished)} are there already), {in_words(disk)} of disk, "
         f"{flops / 1e12:,.4g} TFLOPs of training",

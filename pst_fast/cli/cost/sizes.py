@@ -114,13 +114,14 @@ def network_size(name: str, width: int, classes: int, image_size: int) -> Networ
         images = torch.empty(2, 3, image_size, image_size)
     largest = 0
     kept: dict[int, int] = {}
-    own = {id(parameter) for parameter in model.parameters()}
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     alive: list[torch.Tensor] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in own and not isinstance(tensor, nn.Parameter):
-            alive.append(tensor)  # so that no other one takes its identity
-            kept[tensor.untyped_storage()._cdata] = tensor.numel() * tensor.element_size()
+        storage = tensor.untyped_storage()._cdata
+        if storage not in own:
+            alive.append(tensor)  # so that no other storage takes the address
+            kept[storage] = tensor.numel() * tensor.element_size()
         return tensor
 
     def look(module: nn.Module, inputs: Any, output: Any) -> None:
