@@ -14,7 +14,7 @@ from pst_fast.cli.results import Row, row_of, write_results
 from pst_fast.cli.stages import attack_folder, found, title_of, train_folder
 from pst_fast.cli.tasks import Cell, Task, graph
 from pst_fast.cli.terminal import Terminal
-from pst_fast.distributed import is_main
+from pst_fast.distributed import is_main, on_main
 from pst_fast.errors import InputError
 
 __all__ = ["Row", "attack_folder", "run", "train_folder"]
@@ -36,7 +36,7 @@ def run(plan: Plan, terminal: Terminal) -> list[Row]:
     from pst_fast.report import write_report
 
     with _only_run_in(plan.out):
-        check_run(plan)
+        on_main(lambda: check_run(plan))
         with closing(make_executor(plan)) as executor:
             matrix = _Matrix(plan, terminal, executor)
             matrix.work()

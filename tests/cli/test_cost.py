@@ -204,12 +204,12 @@ def test_images_that_do_not_fit_name_the_loader_or_the_subset(
     monkeypatch.setattr(room, "free_memory", lambda device: 8 * 10**9)
     monkeypatch.setattr(room.shutil, "disk_usage", lambda path: Usage(0, 0, 10**15))
     held = size_for(tmp_path, large, loader="device")
-    prepare, train, poison = graph(held.plan)[0][:3]
+    prepare, train = graph(held.plan)[0][:2]
     with pytest.raises(InputError, match="--loader ffcv or torch"):
         check_room(dataclasses.replace(held, data=large), [train])
     check_room(size_for(tmp_path, large, loader="auto", batch_size=2), [prepare, train])
-    with pytest.raises(InputError, match=r"lsp seed 0: .*--train-per-class or --image-size"):
-        check_room(held, [poison])
+    with pytest.raises(InputError, match=r"file seed 0: .*--train-per-class or --image-size"):
+        check_room(held, [Task("poison", "file")])
 
 
 def test_bytes_in_words() -> None:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pst_fast.attacks.base import ATTACKS, CraftTask
 from pst_fast.cli.config import Plan
-from pst_fast.cli.cost.sizes import RunSize
+from pst_fast.cli.cost.sizes import RunSize, chosen_of
 from pst_fast.data.bank import Bank, measure_bank
 from pst_fast.data.beton import read_beton, write_beton
 from pst_fast.data.datasets import DATASETS
@@ -63,15 +63,15 @@ class Sample:
     seconds_each: float
 
     @classmethod
-    def of(cls, size: RunSize, classes: int) -> "Sample":
+    def of(cls, size: RunSize) -> "Sample":
         """Read some of the training images, evenly over the classes."""
         source = DATASETS[size.plan.dataset](size.plan.data_dir)
-        labels = source.labels("train")
-        usable = np.flatnonzero(labels < classes)
-        rows = usable[np.linspace(0, len(usable) - 1, min(SAMPLE, len(usable))).astype(np.int64)]
+        samples = chosen_of(size.plan, source)[1]["train"]
+        some = np.linspace(0, len(samples.rows) - 1, min(SAMPLE, len(samples.rows))).astype(np.int64)
+        rows = samples.rows[some]
         started = time.perf_counter()
         images = source.load("train", rows, size.data.image_size)
-        return cls(images, labels[rows], (time.perf_counter() - started) / len(rows))
+        return cls(images, samples.labels[some], (time.perf_counter() - started) / len(rows))
 
     def image_set(self, counts: tuple[int, ...]) -> ImageSet:
         """A set of so many images of each class, the sample's over and over."""
@@ -115,7 +115,7 @@ class Calibration:
     def __init__(self, size: RunSize) -> None:
         self.size = size
         self.plan: Plan = size.plan
-        self.sample = Sample.of(size, len(size.data.train))
+        self.sample = Sample.of(size)
         self.classes = len(size.data.train)
         self._write_each: float | None = None
 

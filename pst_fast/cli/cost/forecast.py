@@ -17,6 +17,8 @@ from pst_fast.cli.stages import tasks_to_do, title_of
 from pst_fast.cli.tasks import Task, graph
 from pst_fast.cli.terminal import Terminal, clock
 from pst_fast.data.perturbations import FILE
+from pst_fast.distributed import world_size
+from pst_fast.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ def forecast(plan: Plan, terminal: Terminal) -> Forecast:
     Raises:
         InputError: The disk or the memory will not do, or something given cannot be used.
     """
+    if world_size() > 1:
+        raise InputError("--dry-run: expected one process, not several under torchrun")
     finished, to_do = tasks_to_do(plan)
     size = size_of(plan, prepared=bool(finished))
     check_room(size, to_do)

@@ -14,9 +14,9 @@ from pst_fast.cli.config import NO_ATTACK, Plan
 from pst_fast.cli.stages import clean_folder
 from pst_fast.cli.tasks import Task
 from pst_fast.data.beton import beton_bytes
-from pst_fast.data.datasets import DATASETS, SPLITS
+from pst_fast.data.datasets import DATASETS, SPLITS, Source, Split
 from pst_fast.data.perturbations import FILE
-from pst_fast.data.subset import subset_rows
+from pst_fast.data.prepare import Samples, choose
 from pst_fast.defenses.base import DEFENSES
 from pst_fast.errors import InputError
 from pst_fast.manifest import read_manifest
@@ -68,21 +68,19 @@ def data_size(plan: Plan, *, prepared: bool) -> DataSize | None:
     source = DATASETS[plan.dataset](plan.data_dir)
     if getattr(source, "has_to_be_fetched", False):
         return None
-    counts = []
-    for split in SPLITS:
-        labels = source.labels(split)
-        rows = subset_rows(
-            labels,
-            source.classes,
-            split,
-            num_classes=plan.num_classes,
-            per_class=plan.train_per_class if split == "train" else plan.test_per_class,
-            seed=plan.data_seed,
-            part="all" if split == "train" else plan.test_part,
-        )
-        classes = plan.num_classes or len(source.classes)
-        counts.append(tuple(np.bincount(labels[rows], minlength=classes).tolist()))
-    return DataSize(counts[0], counts[1], plan.image_size or source.image_size)
+    classes, chosen = chosen_of(plan, source)
+    train, test = (
+        tuple(np.bincount(chosen[split].labels, minlength=len(classes)).tolist()) for split in SPLITS
+    )
+    return DataSize(train, test, plan.image_size or source.image_size)
+
+
+def chosen_of(plan: Plan, source: Source) -> tuple[list[str], dict[Split, Samples]]:
+    """The classes and the samples that ``plan`` takes of its data set."""
+    return choose(
+        source, subset=plan.subset, num_classes=plan.num_classes, train_per_class=plan.train_per_class,
+        test_per_class=plan.test_per_class, data_seed=plan.data_seed, test_part=plan.test_part,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -210,10 +208,13 @@ class RunSize:
         return rows * self.data.image_bytes * (2 if wide else 1)
 
     def data_bytes(self, task: Task) -> int:
-        """Images that a task holds in main memory (or on the device, in training), beside the network."""
+        """Images that a task holds in main memory (or on the device, in training), beside the network.
+
+        Crafting maps its images and perturbations from their files; published ones are read whole.
+        """
         whole = self.images * self.data.image_bytes
-        if task.kind == "poison":
-            return whole + 2 * self.bank_bytes(task.attack)
+        if task.kind == "poison" and task.attack == FILE:
+            return 3 * whole
         if task.kind == "train" and self.plan.loader in ("auto", "device"):
             return whole + sum(self.data.test) * self.data.image_bytes
         return 0
@@ -221,7 +222,7 @@ class RunSize:
     def network_bytes(self, task: Task) -> int:
         """What a training takes beside its images: weights, gradients, momentum, snapshots, activations."""
         if task.kind != "train":
-            return 0
+            return 0  # crafting takes batches that fit
         network = self.network
         batch = min(self.plan.train.batch_size, self.images)
         looks = min(EVALUATION_BATCH, sum(self.data.test))
