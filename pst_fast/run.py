@@ -31,12 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(config: RunConfig) -> None:
+    from pst_fast.cli.cost.forecast import forecast, print_forecast
     from pst_fast.cli.pipeline import run
     from pst_fast.cli.terminal import Terminal
     from pst_fast.report.table import print_table
 
     plan = resolve(config)
     terminal = Terminal(Console(stderr=True, quiet=not is_main()))
+    if config.dry_run:
+        print_forecast(Console(width=None if sys.stdout.isatty() else 110), forecast(plan, terminal))
+        return
     try:
         rows = run(plan, terminal)
     except (OSError, RuntimeError) as error:

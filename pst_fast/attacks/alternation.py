@@ -63,6 +63,10 @@ class Alternation(ABC):
         self.order = BatchOrder(len(task.data), recipe.batch_size, task.seed)
         self.train_batches = recipe.train_batches or len(task.data) // self.order.batch_size
         self.transform: Transform | None = None
+        # Passes through the network, a backward one for the weights' gradients among those of learning.
+        learning = 3 * self.train_batches * self.order.batch_size
+        moving = 2 * recipe.steps * recipe.subset * len(task.data)
+        self._learning_share = learning / (learning + moving)
 
     def _adapt(self, network: nn.Module) -> nn.Module:
         """The network that is trained, made of the task's."""
@@ -127,7 +131,7 @@ class Alternation(ABC):
 
     def _train(self) -> None:
         for number in range(self.train_batches):
-            self._tell(0.1 * number / self.train_batches, "the network learns")
+            self._tell(self._learning_share * number / self.train_batches, "the network learns")
             rows = torch.from_numpy(self.order[self.round * self.train_batches + number])
             x, labels = self.batch(rows)
             self._learn(perturbed_inputs(x, self.perturbation(rows)), labels)
@@ -140,6 +144,9 @@ class Alternation(ABC):
             epsilon=self.epsilon,
             transform=self.transform,
         )
+
+    def _tell_moving(self, done: float) -> None:
+        self._tell(self._learning_share + (1 - self._learning_share) * done, "the perturbations follow")
 
     def _tell(self, inside: float, words: str) -> None:
         error = f", training error {self.error:.1%}" if self.round else ""
@@ -184,7 +191,7 @@ class SampleWise(Alternation):
         starts, shard = range(0, count, step), distributed.beside_main()
         own = starts[shard.of(len(starts))]
         for number, start in enumerate(own):
-            self._tell(0.1 + 0.9 * number / len(own), "the perturbations follow")
+            self._tell_moving(number / len(own))
             rows = torch.arange(start, min(start + step, count))
             x, labels = self.batch(rows)
             # Whatever is drawn for a block is drawn for it alone, whichever process crafts it.
@@ -224,7 +231,7 @@ class ClassWise(Alternation):
 
     def _batches(self) -> Iterator[Tensor]:
         for start in range(0, len(self.subset), self.recipe.batch_size):
-            self._tell(0.1 + 0.9 * start / len(self.subset), "the perturbations follow")
+            self._tell_moving(start / len(self.subset))
             yield torch.from_numpy(self.subset[start : start + self.recipe.batch_size])
 
     def _minimize(self) -> float:

@@ -35,6 +35,13 @@ class Recipe:
     relative_step: float
     restarts: int = 1
 
+    @property
+    def training_share(self) -> float:
+        """Of the work: passes through the network, a backward one for the weights' gradients among them."""
+        training = self.training
+        each = 3 + (2 * training.adversary_steps if training.adversary else 0)
+        return training.epochs * each / (training.epochs * each + 2 * self.steps * self.restarts)
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -77,7 +84,7 @@ class FixedReference(Attack):
         recipe = self.recipes[task.preset]
         epsilon = self.resolve_epsilon(task.epsilon, *task.data.images.shape[1:3])
         transform = self.transform(len(task.data.classes))
-        network = train_reference(task, recipe.training, transform, share=0.4)
+        network = train_reference(task, recipe.training, transform, share=recipe.training_share)
         aim = self.objective(task, network)
         pgd = LinfPGD(
             aim.model,
@@ -93,7 +100,7 @@ class FixedReference(Attack):
                 outputs = aim.model(perturbed_inputs(x, delta)).float()
                 return delta, aim.reached(outputs, labels).sum()
 
-        steps, reached = craft_rows(task, epsilon, aim.model, perturb, after=0.4)
+        steps, reached = craft_rows(task, epsilon, aim.model, perturb, after=recipe.training_share)
         task.facts["reached_target"] = reached
         task.progress(1.0, f"{reached:.1%} of the images reach their target on the reference network")
         return steps

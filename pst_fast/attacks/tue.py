@@ -71,7 +71,7 @@ class ContrastiveAlternation(SampleWise):
         if len(parts) > 1 and len(parts[-1]) < self.recipe.batch_size // 2:
             parts[-2:] = [torch.cat(parts[-2:])]
         for number, rows in enumerate(parts):
-            self._tell(0.1 + 0.9 * number / len(parts), "the perturbations follow")
+            self._tell_moving(number / len(parts))
             yield rows
 
     def _minimize(self) -> float:

@@ -136,6 +136,8 @@ class RunConfig:
     """CPU threads of each worker."""
     slurm: Annotated[str | None, _open("PARTITION:MINUTES", "the cluster's partition, 1440 minutes")] = None
     """Where jobs go with --executor slurm, and how long each may take."""
+    dry_run: bool = False
+    """Print the plan, what it takes and how long, and start nothing."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from pst_fast.cli.config import Plan
+from pst_fast.cli.cost.room import check_run
 from pst_fast.cli.executors.base import Executor, Outcome
 from pst_fast.cli.executors.factory import make_executor
 from pst_fast.cli.exits import write_failure
@@ -13,7 +14,7 @@ from pst_fast.cli.results import Row, row_of, write_results
 from pst_fast.cli.stages import attack_folder, found, title_of, train_folder
 from pst_fast.cli.tasks import Cell, Task, graph
 from pst_fast.cli.terminal import Terminal
-from pst_fast.distributed import is_main
+from pst_fast.distributed import is_main, on_main
 from pst_fast.errors import InputError
 
 __all__ = ["Row", "attack_folder", "run", "train_folder"]
@@ -29,12 +30,13 @@ def run(plan: Plan, terminal: Terminal) -> list[Row]:
         One row per attack, defense and seed: what ``results.json`` holds (see docs/pipeline.md).
 
     Raises:
-        InputError: Something given cannot be used, another run works in ``plan.out``, or (once all others
-            are finished) cells failed.
+        InputError: Something given cannot be used, another run works in ``plan.out``, the disk or the memory
+            will not do, or (once all others are finished) cells failed.
     """
     from pst_fast.report import write_report
 
     with _only_run_in(plan.out):
+        on_main(lambda: check_run(plan))
         with closing(make_executor(plan)) as executor:
             matrix = _Matrix(plan, terminal, executor)
             matrix.work()

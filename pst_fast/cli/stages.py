@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pst_fast.cli.config import NO_ATTACK, Plan
-from pst_fast.cli.tasks import Task
+from pst_fast.cli.tasks import Task, graph
 from pst_fast.cli.terminal import Report, clock, with_time_left
 from pst_fast.data.perturbations import FILE
 from pst_fast.errors import InputError
@@ -81,6 +81,25 @@ def found(plan: Plan, task: Task) -> list[str] | None:
             return perform(plan, task, lambda fraction, words: None)
     except NotBuilt:
         return None
+
+
+def tasks_to_do(plan: Plan) -> tuple[list[Task], list[Task]]:
+    """The finished tasks of a plan, and the others, both in its order.
+
+    Raises:
+        InputError: The data set cannot be used.
+    """
+    finished: list[Task] = []
+    to_do: list[Task] = []
+    for task in graph(plan)[0]:
+        try:
+            there = set(task.needs) <= set(finished) and found(plan, task) is not None
+        except InputError:
+            if task.kind == "prepare":
+                raise
+            there = False
+        (finished if there else to_do).append(task)
+    return finished, to_do
 
 
 def _prepare(plan: Plan, task: Task, report: Report) -> list[str]:

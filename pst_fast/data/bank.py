@@ -283,6 +283,11 @@ def measure_budget(clean: Images, poisoned: Images) -> dict[str, float]:
     return _measure((clean[some], poisoned[some]) for some in _slices(clean.shape))
 
 
+def measure_bank(data: ImageSet, bank: Bank) -> dict[str, float]:
+    """What :func:`measure_budget` says of the images as ``bank`` changes them."""
+    return _measure(apply_bank(data, bank))
+
+
 def _measure(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
     linf, squares, pixels = 0, [np.zeros(0)], [np.zeros(0, np.int64)]
     for clean, poisoned in pairs:

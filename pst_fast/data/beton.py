@@ -168,6 +168,17 @@ def write_beton(
         _write(stream, path, chunks, samples, page_size)
 
 
+def beton_bytes(count: int, image_size: int) -> int:
+    """Size of a file of so many square images, as :func:`write_beton` writes it."""
+    size = 3 * image_size**2
+    page = page_size_for(size)
+    header = HEADER.itemsize + len(FIELDS) * FIELD.itemsize + count * SAMPLE.itemsize
+    each = page // size
+    whole, rest = divmod(count, each)
+    pixels = whole * page + rest * size if rest else (whole - 1) * page + each * size
+    return -(-header // page) * page + pixels + count * ALLOCATION.itemsize
+
+
 def _write(
     stream: IO[bytes], path: Path, chunks: Iterator[np.ndarray], samples: np.ndarray, page_size: int
 ) -> None:

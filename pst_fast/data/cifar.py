@@ -52,6 +52,12 @@ class CifarSource:
             ) from error
 
     @property
+    def has_to_be_fetched(self) -> bool:
+        """Whether the first look at the images downloads them."""
+        name = "cifar-10-batches-py" if self._num_classes == 10 else "cifar-100-python"
+        return self._download and not (self._folder / name).is_dir()
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """See :class:`~pst_fast.data.datasets.Source`."""
         return tuple(self._splits["train"].classes)

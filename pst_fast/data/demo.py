@@ -6,6 +6,7 @@ regular perturbation is the easier thing to learn.
 """
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -140,4 +141,9 @@ def _image_set(per_class: int, seed: int) -> ImageSet:
 @DATASETS.register("demo")
 def demo(data_dir: Path | None) -> ArraySource:
     """2,000 training and 1,000 test images of ten shapes at 32x32; nothing is read or downloaded."""
+    return _drawn()
+
+
+@cache
+def _drawn() -> ArraySource:
     return ArraySource(_image_set(TRAIN_PER_CLASS, 11), _image_set(TEST_PER_CLASS, 12), version="2")

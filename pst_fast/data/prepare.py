@@ -23,6 +23,51 @@ _CHUNK_BYTES = 32 << 20
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 4096
 
 
+@dataclass(frozen=True)
+class Samples:
+    """What is taken of a split: rows of the source, their labels (int64 [N] both), their ids."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+    ids: Sequence[str]
+
+
+def choose(
+    source: Source,
+    *,
+    subset: Subset,
+    num_classes: int | None,
+    train_per_class: int | None,
+    test_per_class: int | None,
+    data_seed: int,
+    test_part: Part,
+) -> tuple[list[str], dict[Split, Samples]]:
+    """The classes by name, and the samples of each split, that :func:`prepare` takes of a source.
+
+    Raises:
+        InputError: More is asked for than there is.
+    """
+    kept = class_labels(subset, source.classes)
+    classes = [source.classes[label] for label in kept]
+    chosen: dict[Split, Samples] = {}
+    for split in SPLITS:
+        labels = np.full(len(source.classes), -1)
+        labels[kept] = np.arange(len(kept))
+        labels, ids = labels[source.labels(split)], source.ids(split)
+        rows = np.flatnonzero(is_taken(subset, split, ids, labels))
+        part = subset_rows(
+            labels[rows],
+            classes,
+            split,
+            num_classes=num_classes,
+            per_class=train_per_class if split == "train" else test_per_class,
+            seed=data_seed,
+            part="all" if split == "train" else test_part,
+        )
+        chosen[split] = Samples(rows[part], labels[rows[part]], [ids[row] for row in rows[part]])
+    return classes[:num_classes], chosen
+
+
 def prepare(
     output: Path,
     *,
@@ -70,24 +115,10 @@ def prepare(
 
     def build(folder: Path) -> Mapping[str, Any]:
         size = source.image_size if image_size is None else image_size
-        kept = class_labels(subset, source.classes)
-        classes = [source.classes[label] for label in kept]
-        chosen: dict[Split, _Samples] = {}
-        for split in SPLITS:
-            labels = np.full(len(source.classes), -1)
-            labels[kept] = np.arange(len(kept))
-            labels, ids = labels[source.labels(split)], source.ids(split)
-            rows = np.flatnonzero(is_taken(subset, split, ids, labels))
-            part = subset_rows(
-                labels[rows],
-                classes,
-                split,
-                num_classes=num_classes,
-                per_class=train_per_class if split == "train" else test_per_class,
-                seed=data_seed,
-                part="all" if split == "train" else test_part,
-            )
-            chosen[split] = _Samples(rows[part], labels[rows[part]], [ids[row] for row in rows[part]])
+        classes, chosen = choose(
+            source, subset=subset, num_classes=num_classes, train_per_class=train_per_class,
+            test_per_class=test_per_class, data_seed=data_seed, test_part=test_part,
+        )  # fmt: skip
         total = sum(len(of_split.rows) for of_split in chosen.values())
         converted, done = {}, 0
         for split, samples in chosen.items():
@@ -98,7 +129,7 @@ def prepare(
             converted[split] = _write_split(folder, source, split, samples, size, advance)
             done += len(samples.rows)
         return {
-            "classes": classes[:num_classes],
+            "classes": classes,
             "image_size": size,
             "counts": {split: np.bincount(of_split.labels).tolist() for split, of_split in chosen.items()},
             "converted": converted,
@@ -153,20 +184,11 @@ def map_image_set(folder: Path, split: str) -> ImageSet:
     return ImageSet(MappedImages(beton), beton.labels, beton.index, classes)
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """What is taken of a split: rows of the source, their labels, their ids."""
-
-    rows: np.ndarray
-    labels: np.ndarray
-    ids: Sequence[str]
-
-
 def _write_split(
     folder: Path,
     source: Source,
     split: Split,
-    samples: _Samples,
+    samples: Samples,
     image_size: int,
     advance: Callable[[int], None],
 ) -> int:

@@ -41,10 +41,12 @@ class Defense:
         summary: One line for the help.
         held_out: Share of the training images, (at least) one of each class, that the network does not learn
             from; its accuracy on them is in each epoch's row.
+        snapshots: Copies of weights and momentum that it keeps, at most.
     """
 
     summary: ClassVar[str]
     held_out: ClassVar[float] = 0.0
+    snapshots: ClassVar[int] = 0
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -74,6 +76,10 @@ class Defense:
 
     def after_step(self) -> None:
         """Called after every optimizer step."""
+
+    def checks(self, steps: int) -> int:
+        """How often :meth:`after_step` does more than count, in so many steps: what a run costs follows."""
+        return 0
 
     def after_epoch(self, row: Mapping[str, Any]) -> None:
         """Called after every epoch with its row of the metrics."""

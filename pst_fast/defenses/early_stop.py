@@ -22,6 +22,7 @@ class EarlyStop(Defense):
 
     summary: ClassVar[str] = "plain training; the epoch that is best on held-out (poisoned) images counts"
     held_out: ClassVar[float] = 0.1
+    snapshots: ClassVar[int] = 1
 
     def start(self, fit: Fit) -> None:
         self._model = fit.model

@@ -8,6 +8,7 @@ from pst_fast import ops
 from pst_fast.defenses.base import DEFENSES, Defense, Event
 from pst_fast.defenses.ladder import FINE, MILD
 from pst_fast.pst import OverViews, ProgressiveStagedTraining
+from pst_fast.pst.schedule import HISTORY
 from pst_fast.pst.trigger import Trigger
 from pst_fast.train.augmentation import normalise
 
@@ -24,6 +25,7 @@ class PST(Defense):
     """How many stages are watched, shallow ones first; None: all."""
     options: ClassVar[dict[str, Any]] = {"growth": 8, "rollback": 2}
     """Of the schedule, where they are not its defaults: a check measures every stage, twice."""
+    snapshots: ClassVar[int] = HISTORY
 
     def start(self, fit: Fit) -> None:
         self._schedule = ProgressiveStagedTraining(
@@ -45,6 +47,9 @@ class PST(Defense):
         if event:
             acm = ", ".join(f"{name} {value:.2f}" for name, value in event.acm.items())
             self.events.append(Event(event.step, "rollback", event.stages, f"went back; ACM {acm}"))
+
+    def checks(self, steps: int) -> int:
+        return self._schedule.cadence.checks(steps)
 
     def levels(self) -> dict[str, int]:
         return dict(self._schedule.levels)

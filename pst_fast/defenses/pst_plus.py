@@ -40,6 +40,7 @@ class PSTPlus(Defense):
     stages: ClassVar[tuple[Stage, ...]] = STAGES
     rollback: ClassVar[int] = 2
     """Checks to go back: to the calm one before the last."""
+    snapshots: ClassVar[int] = rollback + 1
 
     def start(self, fit: Fit) -> None:
         self._fit = fit
@@ -50,6 +51,9 @@ class PSTPlus(Defense):
     def after_step(self) -> None:
         if self._cadence.step():
             self._check()
+
+    def checks(self, steps: int) -> int:
+        return self._cadence.checks(steps)
 
     def augmentation(self) -> Augmentation:
         return self.stages[self._stage].augmentation

@@ -18,6 +18,7 @@ from pst_fast.pst.snapshots import Snapshots
 from pst_fast.pst.stages import StageNames
 from pst_fast.pst.trigger import OverThreshold, Trigger
 
+HISTORY = 24
 THRESHOLD = (0.45, 0.50, 0.65)
 INTERVAL, GROWTH = 13, 32
 
@@ -86,7 +87,7 @@ class ProgressiveStagedTraining:
         interval: int = INTERVAL,
         growth: int = GROWTH,
         rollback: int = 4,
-        history: int = 24,
+        history: int = HISTORY,
         stages: StageNames | None = None,
         acm: ActivationClusterMeasurement | None = None,
     ) -> None:

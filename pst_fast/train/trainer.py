@@ -20,6 +20,7 @@ from pst_fast.train.loop import Fit, Progress
 from pst_fast.train.settings import TrainSettings
 
 PROBES = 700
+EVALUATION_BATCH = 512
 
 
 def train(
@@ -114,9 +115,14 @@ def split(path: Path, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarra
     left_out = [np.empty(0, np.int64)]
     for k in np.unique(labels) if held_out else ():
         rows = order[labels[order] == k]
-        left_out.append(rows[: min(max(1, round(held_out * len(rows))), len(rows) - 1)])
+        left_out.append(rows[: held_out_count(len(rows), held_out)])
     chosen = np.sort(np.concatenate(left_out))
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def held_out_count(images: int, share: float) -> int:
+    """How many of a class's images are held out."""
+    return min(max(1, round(share * images)), images - 1) if share and images else 0
 
 
 def _loaders(
@@ -130,7 +136,7 @@ def _loaders(
 ) -> tuple[Loader, Loader | None, Loader]:
     train_path, test_path = train_data / "train.beton", test_data / "test.beton"
     common: dict[str, Any] = {"device": device, "kind": kind, "shard": distributed.shard()}
-    fixed = {"batch_size": 512, "seed": 0, "shuffle": False, "drop_last": False, **common}
+    fixed = {"batch_size": EVALUATION_BATCH, "seed": 0, "shuffle": False, "drop_last": False, **common}
     return (
         make_loader(
             train_path, batch_size=settings.batch_size, seed=settings.seed, shuffle=True,
