@@ -58,7 +58,8 @@ def linear_weights(fit: Fit) -> torch.Tensor:
             loss = F.cross_entropy(logits, batch.labels.to(fit.device))
             optimizer.zero_grad()
             (loss * fit.parts.weight(len(batch.labels), number)).backward()
-            distributed.average_(weight.grad for weight in [weights] if weight.grad is not None)
+            assert weights.grad is not None
+            distributed.average_([weights.grad])
             optimizer.step()
         schedule.step()
     return weights.detach()

@@ -16,6 +16,7 @@ from pst_fast.defenses.base import DEFENSES
 from pst_fast.errors import InputError
 from pst_fast.models import create_model
 from pst_fast.train.augmentation import denormalise, normalise, renormalise
+from pst_fast.train.parallel import Parts
 from pst_fast.train.trainer import split
 from tests.train.conftest import CLASSES
 
@@ -159,11 +160,13 @@ def test_op_takes_out_what_a_linear_classifier_sees(trapped):
     images, labels = images_of(trapped)
 
     class Loader:
+        batch_size, num_samples = len(labels), 20 * len(labels)
+
         def epoch(self, epoch: int):
             return iter([Batch(images, labels, torch.arange(len(labels)))] * 20)
 
-    defense = DEFENSES["op"]()
-    defense.start(fit_of(loader=Loader(), probe_images=images))
+    loader, defense = Loader(), DEFENSES["op"]()
+    defense.start(fit_of(loader=loader, parts=Parts(loader), probe_images=images))
     directions = defense.state_dict()["directions"]
     assert directions.shape == (16 * 16 * 3, CLASSES)
     assert torch.allclose(directions.T @ directions, torch.eye(CLASSES), atol=1e-5)
