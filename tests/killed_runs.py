@@ -15,6 +15,6 @@ def run_in_pieces(arguments: Sequence[str]) -> None:
     """The command line, in this process, with chunks of 20 images and a craft of many short rounds."""
     prepare._CHUNK_BYTES = bank._CHUNK_BYTES = 20 * 3 * SIZE**2
     ATTACKS["em"].recipes["fast"] = Recipe(  # type: ignore[attr-defined]
-        steps=1, relative_step=0.3, train_batches=4, max_rounds=12, stop_error=0.0, batch_size=32
+        steps=1, relative_step=0.3, train_batches=2, max_rounds=8, stop_error=0.0, batch_size=32
     )
     sys.exit(main(arguments))

@@ -21,9 +21,9 @@ KILLS_EACH = 5
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Three classes of different brightness, 140 training and 10 test images each."""
+    """Three classes of different brightness, 80 training and 10 test images each."""
     rng = np.random.default_rng(0)
-    for split, count in (("train", 140), ("test", 10)):
+    for split, count in (("train", 80), ("test", 10)):
         for label in range(3):
             folder = tmp_path / "images" / split / f"class{label}"
             folder.mkdir(parents=True)
@@ -37,7 +37,7 @@ def images(tmp_path: Path) -> Path:
 def test_twenty_kills_change_nothing(images: Path, tmp_path: Path) -> None:
     arguments = [
         "--dataset", "folder", "--data-dir", str(images), "--image-size", str(SIZE), "--attacks", "em",
-        "--defenses", "pst", "--preset", "fast", "--model", "resnet10", "--width", "8", "--epochs", "6",
+        "--defenses", "pst", "--preset", "fast", "--model", "resnet10", "--width", "8", "--epochs", "4",
         "--batch-size", "32", "--ema", "0.9", "--device", "cpu", "--threads", "1", "--out",
     ]  # fmt: skip
     context = multiprocessing.get_context("forkserver")
