@@ -14,6 +14,7 @@ TABLES = {
 }
 OTHERS = {
     "loaders": "images a second of the data loaders",
+    "memory": "peak memory of crafting and applying on sets larger than it",
     "ablations": "pst and pst-plus with one part changed at a time",
     "plot": "a figure of what --json wrote",
 }

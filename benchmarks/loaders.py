@@ -7,13 +7,17 @@ Two comparisons, nothing computed on the images in either:
 - ``small``: every image at ``--image-size``, whole, in shuffled batches: device, torch and FFCV loaders.
 - ``crops``: random resized crops of 224 pixels. FFCV cuts them from raw images whose longer side is at most
   256 pixels. The baselines are PIL and torchvision's transform in a ``DataLoader`` with one worker a core,
-  on the files as they are, and on JPEGs of the same reduced size as FFCV's, since part of the gain is that.
+  and SPDL with as many threads where it is installed (``pip install spdl``, and ffmpeg's libraries), on the
+  files as they are, and on JPEGs of the same reduced size as FFCV's, since part of the gain is that.
 
 The first epoch (compilation, cold caches) is left out; the median of the others counts.
 """
 
 import argparse
+import importlib.util
+import math
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -113,6 +117,9 @@ def _crops(files: Sequence[Path], folder: Path, args: argparse.Namespace) -> Ite
     yield _timed(
         "crops", f"pil, jpegs of <= {LONGEST_SIDE}", _pil_epochs(small_files, args.batch_size), args, cpu
     )
+    if importlib.util.find_spec("spdl") is not None:
+        for name, some in (("files as they are", files), (f"jpegs of <= {LONGEST_SIDE}", small_files)):
+            yield _timed("crops", f"spdl, {name}", _spdl_epochs(some, args.batch_size), args, cpu)
     if not ffcv_installed():
         return
     from pst_fast.data.ffcv_loader import FFCVLoader
@@ -147,6 +154,34 @@ def _pil_epochs(files: Sequence[Path], batch_size: int) -> Callable[[int], Itera
         _PilCrops(files), batch_size, shuffle=True, num_workers=cores(), persistent_workers=True
     )
     return lambda epoch: loader
+
+
+def _spdl_epochs(files: Sequence[Path], batch_size: int) -> Callable[[int], Iterable[Any]]:
+    """SPDL (facebookresearch): ffmpeg decodes, crops and resizes in threads, as many as there are cores."""
+    import spdl.io
+    from spdl.pipeline import PipelineBuilder
+
+    def decode_crop(path: str) -> np.ndarray:
+        share, ratio = random.uniform(0.08, 1), math.exp(random.uniform(-1, 1) * math.log(4 / 3))
+        width, height = min(1.0, math.sqrt(share * ratio)), min(1.0, math.sqrt(share / ratio))
+        steps = (
+            f"crop=w=iw*{width:.4f}:h=ih*{height:.4f}:x=(iw-ow)*{random.random():.4f}"
+            f":y=(ih-oh)*{random.random():.4f}",
+            f"scale={CROP}:{CROP}",
+            "format=pix_fmts=rgb24",
+        )
+        frames = spdl.io.decode_packets(spdl.io.demux_image(path), filter_desc=",".join(steps))
+        return spdl.io.to_numpy(spdl.io.convert_frames(frames))
+
+    def epoch(number: int) -> Iterator[torch.Tensor]:
+        order = random.Random(number).sample(files, len(files))
+        builder = PipelineBuilder().add_source(map(os.fspath, order))
+        builder = builder.pipe(decode_crop, concurrency=cores()).aggregate(batch_size)
+        pipeline = builder.pipe(np.stack).add_sink(3).build(num_threads=cores())
+        with pipeline.auto_stop():
+            yield from map(torch.from_numpy, pipeline.get_iterator())
+
+    return epoch
 
 
 def _timed(

@@ -165,6 +165,10 @@ def quiet() -> Terminal:
         (["--perturbation", "missing.pt", "--layout", "nchw"], ["--layout 'nchw'", "sample-first-images"]),
         (["--attacks", "file"], ["--attacks file", "expected --perturbation"]),
         (["--weight-decay", "-1"], ["--weight-decay -1", "at least 0"]),
+        (["--budget", "17"], ["--budget 17", "16, 30, 60", "--epochs"]),
+        (["--progressive", "0.9:0.7"], ["--progressive 0.9:0.7", "MIN:MAX"]),
+        (["--ema", "1"], ["--ema 1", "less than 1"]),
+        (["--eval-size", "2"], ["--eval-size 2", "at least 8"]),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(
@@ -259,6 +263,21 @@ def test_given_flags_win_over_the_recipe(tmp_path: Path) -> None:
     plan = plan_for(tmp_path, epochs=3, width=8, attacks=("em",), weight_decay=0.0, surrogate="resnet18")
     assert (plan.train.epochs, plan.train.width, plan.train.weight_decay) == (3, 8, 0.0)
     assert (plan.surrogate, plan.surrogate_width, plan.attacks) == ("resnet18", 8, ("em",))
+
+
+def test_a_budget_is_a_recipe_whose_settings_other_flags_change(tmp_path: Path) -> None:
+    train = plan_for(
+        tmp_path, dataset="imagenet-mini", budget=16, ema=0.0, model="resnet50", eval_size=256
+    ).train
+    assert (train.epochs, train.label_smoothing, train.random_resized_crop) == (16, 0.1, True)
+    assert (train.progressive, train.eval_size, train.ema) == ((0.7, 0.85), 256, 0.0)
+    plain = plan_for(tmp_path, dataset="imagenet-mini").train
+    assert (plain.progressive, plain.random_resized_crop, plain.ema) == (None, False, 0.0)
+
+
+def test_a_network_of_one_size_is_not_resized(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a network that takes images of 160 pixels too"):
+        plan_for(tmp_path, dataset="imagenet-mini", budget=16, model="torchvision:vit_b_16")
 
 
 def test_unknown_data_sets_of_a_newcomer_have_the_general_recipe() -> None:

@@ -11,7 +11,7 @@ from pst_fast.attacks.steps import row_blocks
 
 PATCH = 8
 SEPARATION = 10.0
-_CHUNK, _CHUNK_BYTES = 1024, 1 << 26
+_CHUNK, _CHUNK_BYTES = 1024, 1 << 25
 
 
 @ATTACKS.register("lsp")
@@ -54,7 +54,7 @@ class LinearlySeparablePerturbation(Attack):
         def draw(block: Block) -> np.ndarray:
             label, some = places[int(np.asarray(block)[0])]
             patterns = patterns_of(label)[some].reshape(-1, rows, columns, 3)
-            return truncated(_blow_up(patterns, height, width), epsilon)
+            return _blow_up(truncated(patterns, epsilon, _patch_areas(height, width)), height, width)
 
         return draw_blocks(task, blocks, draw)
 
@@ -82,14 +82,25 @@ def draw_cluster(centroid: np.ndarray, count: int, seed: tuple[int, int]) -> np.
     return rng.standard_normal((count, centroid.size)) @ mixing + centroid
 
 
-def truncated(delta: np.ndarray, epsilon: float) -> np.ndarray:
+def truncated(delta: np.ndarray, epsilon: float, areas: np.ndarray | float = 1.0) -> np.ndarray:
     """Each sample of ``delta`` (float [N,H,W,3]) scaled to the L2 norm ``epsilon``, in whole steps of 1/255.
 
     The released code truncates image + perturbation to uint8. The image being whole numbers and the sum not
     negative, that is rounding the perturbation down: a norm in steps grows by less than sqrt(3 H W).
+
+    Args:
+        delta: Values of pixels, or of patches of them.
+        epsilon: On [0,1] images.
+        areas: Pixels that a value stands for; broadcast to [H,W,1].
     """
-    norm = np.sqrt(np.square(delta).sum((1, 2, 3), keepdims=True))
+    norm = np.sqrt((np.square(delta) * areas).sum((1, 2, 3), keepdims=True))
     return np.floor(delta * (epsilon * 255 / norm)).astype(np.int16)
+
+
+def _patch_areas(height: int, width: int) -> np.ndarray:
+    """Pixels of each patch, [rows,columns,1]; those at the lower and right edges may be smaller."""
+    sides = (np.minimum(PATCH, side - np.arange(0, side, PATCH)) for side in (height, width))
+    return np.outer(*sides)[..., None]
 
 
 def _blow_up(patterns: np.ndarray, height: int, width: int) -> np.ndarray:

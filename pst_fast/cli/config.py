@@ -14,12 +14,13 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from pst_fast.cli.executors.names import check_executor
-from pst_fast.cli.recipes import recipe_of
+from pst_fast.cli.recipes import BUDGETS, recipe_of
 from pst_fast.data.frozen_subsets import Subset
 from pst_fast.data.perturbations import FILE, LAYOUTS
 from pst_fast.data.subset import Part
 from pst_fast.distributed import local_device
 from pst_fast.errors import InputError
+from pst_fast.train.resizing import progressive_of, trained_sizes
 from pst_fast.train.settings import TrainSettings
 
 T = TypeVar("T")
@@ -105,6 +106,8 @@ class RunConfig:
     """Network to train."""
     width: Annotated[int | None, _by_dataset("N")] = None
     """Channels of the network's first stage (64: the standard ResNet)."""
+    budget: Annotated[int | None, _open("16|30|60", "none")] = None
+    """Epochs of a recipe after FFCV's for ImageNet, see docs/scaling.md; other flags change its settings."""
     epochs: Annotated[int | None, _by_dataset("N")] = None
     """Passes over the training set."""
     batch_size: Annotated[int | None, _by_dataset("N")] = None
@@ -117,6 +120,14 @@ class RunConfig:
     """Epochs of linear warm-up."""
     label_smoothing: Annotated[float | None, _by_dataset("X")] = None
     """Label smoothing of the cross-entropy."""
+    random_resized_crop: Annotated[bool | None, _by_dataset("True|False")] = None
+    """Crop training images at random and resize them, in the place of a crop with padding."""
+    progressive: Annotated[str | None, _open("MIN:MAX", "none; 0.7:0.85 with --budget")] = None
+    """Fractions of the stored size between which training images grow over the epochs."""
+    eval_size: Annotated[int | None, _open("PIXELS", "the stored size")] = None
+    """Side of the images that test accuracy is measured at."""
+    ema: Annotated[float | None, _by_dataset("DECAY")] = None
+    """Decay of an average of the weights, which is then what is evaluated and kept; 0: none."""
     amp: Literal["auto", "on", "off"] = "auto"
     """bf16 autocast; auto: where the hardware computes in bf16."""
     compile: bool = False
@@ -190,7 +201,12 @@ def resolve(config: RunConfig) -> Plan:
     from pst_fast.defenses.base import DEFENSES
 
     DATASETS[config.dataset]
-    recipe = recipe_of(config.dataset)
+    if config.budget is not None and config.budget not in BUDGETS:
+        raise InputError(
+            f"--budget {config.budget}: expected one of {', '.join(map(str, BUDGETS))}; "
+            "--epochs takes any number"
+        )
+    recipe = recipe_of(config.dataset, config.budget)
 
     def given(name: str, kind: Callable[..., T]) -> T:
         value = getattr(config, name)
@@ -218,6 +234,10 @@ def resolve(config: RunConfig) -> Plan:
         weight_decay=_in_range("weight_decay", given("weight_decay", float)),
         warmup_epochs=_in_range("warmup_epochs", given("warmup_epochs", float)),
         label_smoothing=_in_range("label_smoothing", given("label_smoothing", float), below=1.0),
+        random_resized_crop=given("random_resized_crop", bool),
+        progressive=_progressive(recipe.progressive if config.progressive is None else config.progressive),
+        eval_size=None if config.eval_size is None else _at_least(8, "eval_size", config.eval_size),
+        ema=_in_range("ema", given("ema", float), below=1.0),
         amp=config.amp,
         compile=config.compile,
     )
@@ -225,7 +245,7 @@ def resolve(config: RunConfig) -> Plan:
     surrogate_width = train.width if config.surrogate_width is None else config.surrogate_width
     _at_least(1, "surrogate_width", surrogate_width)
     image_size = config.image_size or recipe.image_size
-    _check_model(train.model, train.width, image_size)
+    _check_model(train.model, train.width, image_size, trained_sizes(train, image_size))
     _check_model(surrogate, surrogate_width, image_size)
     remote = config.executor != "local" and config.device != "auto"
     device = torch.device(config.device) if remote else resolve_device(config.device)
@@ -344,11 +364,29 @@ def _check_attacks(names: tuple[str, ...], epsilon: float | None) -> None:
         ATTACKS[name].check_epsilon(epsilon)
 
 
-def _check_model(name: str, width: int, image_size: int) -> None:
+def _check_model(name: str, width: int, image_size: int, sizes: Sequence[int] = ()) -> None:
     from pst_fast.models import create_model
 
     with torch.device("meta"):
-        create_model(name, num_classes=2, width=width, image_size=image_size)
+        model = create_model(name, num_classes=2, width=width, image_size=image_size).eval()
+        for size in sizes:
+            try:
+                model(torch.empty(1, 3, size, size))
+            except (RuntimeError, AssertionError, ValueError) as error:
+                raise InputError(
+                    f"--model {name}: expected a network that takes images of {size} pixels too, for "
+                    f"--progressive or --eval-size, got '{str(error).splitlines()[0]}'"
+                ) from error
+
+
+def _progressive(text: str | None) -> tuple[float, float] | None:
+    try:
+        return progressive_of(text)
+    except ValueError:
+        raise InputError(
+            f"--progressive {text}: expected two fractions MIN:MAX, such as 0.7:0.85, with "
+            "0 < MIN <= MAX <= 1"
+        ) from None
 
 
 def _check_list(flag: str, names: tuple[str, ...]) -> None:

@@ -291,9 +291,9 @@ def measure_bank(data: ImageSet, bank: Bank) -> dict[str, float]:
 def _measure(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
     linf, squares, pixels = 0, [np.zeros(0)], [np.zeros(0, np.int64)]
     for clean, poisoned in pairs:
-        change = poisoned.astype(np.int32) - clean
-        linf = max(linf, int(np.abs(change).max(initial=0)))
-        squares.append(np.square(change).sum((1, 2, 3), dtype=np.int64) / 255.0**2)
+        change = np.subtract(poisoned, clean, dtype=np.int16)
+        linf = max(linf, int(change.max(initial=0)), -int(change.min(initial=0)))
+        squares.append(np.multiply(change, change, dtype=np.int32).sum((1, 2, 3), dtype=np.int64) / 255.0**2)
         pixels.append(change.any(3).sum((1, 2)))
     l2, changed = np.sqrt(np.concatenate(squares)), np.concatenate(pixels)
     count = max(len(l2), 1)

@@ -25,7 +25,7 @@ class EarlyStop(Defense):
     snapshots: ClassVar[int] = 1
 
     def start(self, fit: Fit) -> None:
-        self._model = fit.model
+        self._model = fit.averaged.result
         self._best: dict[str, Any] = {"epoch": 0, "accuracy": -1.0, "weights": {}}
 
     def after_epoch(self, row: Mapping[str, Any]) -> None:

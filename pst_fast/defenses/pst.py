@@ -30,7 +30,7 @@ class PST(Defense):
     def start(self, fit: Fit) -> None:
         self._schedule = ProgressiveStagedTraining(
             fit.model, fit.optimizer, fit.acm.images, fit.acm.labels,
-            acm=fit.acm, trigger=self.trigger(fit), **self.options,
+            acm=fit.acm, trigger=self.trigger(fit), kept=fit.averaged.everything, **self.options,
         )  # fmt: skip
 
     def trigger(self, fit: Fit) -> Trigger:

@@ -46,7 +46,7 @@ class PSTPlus(Defense):
         self._fit = fit
         self._stage = 0
         self._cadence = Cadence(INTERVAL, GROWTH)
-        self._snapshots = Snapshots(fit.model, fit.optimizer, self.rollback + 1)
+        self._snapshots = Snapshots(fit.averaged.everything, fit.optimizer, self.rollback + 1)
 
     def after_step(self) -> None:
         if self._cadence.step():

@@ -4,9 +4,14 @@ from torch import nn
 
 from pst_fast.errors import InputError
 from pst_fast.models.elsewhere import from_timm, from_torchvision
-from pst_fast.models.resnet import ResNet
+from pst_fast.models.resnet import BasicBlock, Bottleneck, ResNet
 
-_RESNETS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+_RESNETS: dict[str, tuple[tuple[int, ...], type[BasicBlock] | type[Bottleneck]]] = {
+    "resnet10": ((1, 1, 1, 1), BasicBlock),
+    "resnet18": ((2, 2, 2, 2), BasicBlock),
+    "resnet34": ((3, 4, 6, 3), BasicBlock),
+    "resnet50": ((3, 4, 6, 3), Bottleneck),
+}
 
 
 def list_models() -> list[str]:
@@ -34,7 +39,8 @@ def create_model(name: str, *, num_classes: int, width: int = 64, image_size: in
         # narrower channels_last convolutions corrupt the heap in oneDNN as of PyTorch 2.15 (AVX2)
         if width < 8 or width % 8:
             raise InputError(f"--width: expected a multiple of 8, got {width}")
-        return ResNet(_RESNETS[name], num_classes, width, image_size)
+        blocks, block = _RESNETS[name]
+        return ResNet(blocks, num_classes, width, image_size, block)
     package, _, rest = name.partition(":")
     if package == "torchvision" and rest:
         return from_torchvision(rest, num_classes, image_size)

@@ -7,6 +7,8 @@ from torch import nn
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
+    expansion = 1
+
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
@@ -24,18 +26,52 @@ class BasicBlock(nn.Module):
         return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
+class Bottleneck(nn.Module):
+    """A 3x3 convolution between two of 1x1, and a shortcut; the stride is the 3x3's, as in torchvision."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        out_channels = self.expansion * channels
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.bn1(self.conv1(x)))
+        y = torch.relu(self.bn2(self.conv2(y)))
+        return torch.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+
+
 class ResNet(nn.Module):
-    """ResNet of basic blocks: stem, layer1..4, global average, linear classifier.
+    """ResNet: stem, layer1..4, global average, linear classifier.
 
     Args:
         blocks: Blocks in each of the four layers: (1, 1, 1, 1) is ResNet-10, (2, 2, 2, 2) ResNet-18.
         num_classes: Outputs.
-        width: Channels of layer1; the others have 2, 4 and 8 times as many.
+        width: Channels of layer1 (of its 3x3 convolutions); the others have 2, 4 and 8 times as many.
         image_size: From 96 pixels on the stem is ImageNet's (7x7, stride 2, max-pool); above 48 pixels
             it is a 3x3 convolution of stride 2; below, a 3x3 convolution of stride 1.
+        block: What they are made of; (3, 4, 6, 3) bottlenecks are ResNet-50.
     """
 
-    def __init__(self, blocks: tuple[int, ...], num_classes: int, width: int, image_size: int) -> None:
+    def __init__(
+        self,
+        blocks: tuple[int, ...],
+        num_classes: int,
+        width: int,
+        image_size: int,
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
+    ) -> None:
         super().__init__()
         if image_size >= 96:
             first: list[nn.Module] = [nn.Conv2d(3, width, 7, 2, 3, bias=False)]
@@ -46,10 +82,10 @@ class ResNet(nn.Module):
         channels = width
         for depth, count in enumerate(blocks):
             out_channels = width << depth
-            layer = [BasicBlock(channels, out_channels, 1 if depth == 0 else 2)]
-            layer += [BasicBlock(out_channels, out_channels, 1) for _ in range(count - 1)]
+            layer: list[nn.Module] = [block(channels, out_channels, 1 if depth == 0 else 2)]
+            channels = block.expansion * out_channels
+            layer += [block(channels, out_channels, 1) for _ in range(count - 1)]
             self.add_module(f"layer{depth + 1}", nn.Sequential(*layer))
-            channels = out_channels
         self.fc = nn.Linear(channels, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

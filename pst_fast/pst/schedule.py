@@ -68,6 +68,8 @@ class ProgressiveStagedTraining:
         acm: A measurement to use in place of ``ActivationClusterMeasurement(model, images, labels)``. Under
             DistributedDataParallel give it the module inside and one with ``distributed=True``, so that all
             processes decide alike.
+        kept: A module that goes back in the model's place: one that holds the model and, say, an average of
+            its weights.
 
     Raises:
         ValueError: As ActivationClusterMeasurement does; or a setting is out of its range.
@@ -90,6 +92,7 @@ class ProgressiveStagedTraining:
         history: int = HISTORY,
         stages: StageNames | None = None,
         acm: ActivationClusterMeasurement | None = None,
+        kept: nn.Module | None = None,
     ) -> None:
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma: expected a factor in [0,1], got {gamma}")
@@ -103,7 +106,7 @@ class ProgressiveStagedTraining:
         self.events: list[StageEvent] = []
         self.last_acm: dict[str, float] = {}
         self._slowed = SlowedStages(model, optimizer, self.acm.stages, gamma=gamma, max_level=max_level)
-        self._snapshots = Snapshots(model, optimizer, history)
+        self._snapshots = Snapshots(kept or model, optimizer, history)
 
     @property
     def levels(self) -> dict[str, int]:

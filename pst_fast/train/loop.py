@@ -4,7 +4,7 @@ import io
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pst_fast.models import create_model
 from pst_fast.precision import autocast, computes_in_bf16
 from pst_fast.pst import ActivationClusterMeasurement
 from pst_fast.train.augmentation import normalise
+from pst_fast.train.averaging import Averaged
 from pst_fast.train.metrics import MetricsLog
 from pst_fast.train.parallel import (
     Parts,
@@ -29,6 +30,7 @@ from pst_fast.train.parallel import (
     seed_epoch,
     with_shared_statistics,
 )
+from pst_fast.train.resizing import random_resized_crop, resized, resolution
 from pst_fast.train.settings import TrainSettings
 
 Progress = Callable[[float, str], None]
@@ -80,6 +82,8 @@ class Fit:
         self.log = MetricsLog(folder)
         model = _seeded_model(settings, num_classes, probe.images.shape[1]).to(device)
         self.model = with_shared_statistics(model, device).to(memory_format=torch.channels_last)
+        self.averaged = Averaged(self.model, settings.ema)
+        self.image_size = probe.images.shape[1]
         self.forward: Callable[[torch.Tensor], torch.Tensor] = replicated(self.model)
         if settings.compile:
             self.forward = torch.compile(self.forward)
@@ -174,8 +178,11 @@ class Fit:
         labels = batch.labels.to(self.device, non_blocking=True)
         images = batch.images.to(self.device, non_blocking=True)
         images, before = self.parts.at_its_place(images, number)
-        seen = self.defense.view(images, settings.seed, step)
-        inputs = self.defense.augmentation()(seen, settings.seed, step)[before:]
+        seen = self._resized(self.defense.view(images, settings.seed, step), step)
+        augmentation = self.defense.augmentation()
+        if settings.random_resized_crop:
+            augmentation = replace(augmentation, crop=0.0)
+        inputs = augmentation(seen, settings.seed, step)[before:]
         inputs, targets = self.defense.transform(inputs, labels)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
@@ -186,8 +193,17 @@ class Fit:
         (loss * self.parts.weight(len(labels), number)).backward()
         self.optimizer.step()
         distributed.average_(self._own_statistics)
+        self.averaged.update()
         self.defense.after_step()
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def _resized(self, images: torch.Tensor, step: int) -> torch.Tensor:
+        """The batch at the size of its epoch, cropped at random if so set."""
+        settings, epoch = self.settings, step // len(self.loader)
+        size = resolution(settings.progressive, self.image_size, epoch, self.epochs)
+        if settings.random_resized_crop:
+            return random_resized_crop(images, size, settings.seed, step)
+        return resized(images, size)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to zero."""
@@ -200,14 +216,16 @@ class Fit:
 
     @torch.no_grad()
     def _accuracy(self, loader: Loader) -> float:
-        self.model.eval()
+        model, size = self.averaged.result, self.settings.eval_size or self.image_size
+        forward = self.forward if model is self.model else model
+        model.eval()
         correct = torch.zeros((), device=self.device, dtype=torch.int64)
         for batch in loader.epoch(0):
             if not len(batch.labels):
                 continue
-            inputs = normalise(batch.images.to(self.device, non_blocking=True))
+            inputs = normalise(resized(batch.images.to(self.device, non_blocking=True), size))
             with autocast(self.device, self.bf16):
-                logits = self.forward(inputs)
+                logits = forward(inputs)
             correct += (logits.argmax(1) == batch.labels.to(self.device)).sum()
         return int(distributed.sum_(correct)) / loader.num_samples
 
@@ -221,7 +239,7 @@ class Fit:
 
     def _save(self) -> None:
         state = {
-            "model": self.model.state_dict(),
+            "model": self.averaged.everything.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "defense": self.defense.state_dict(),
             "events": [asdict(event) for event in self.defense.events],
@@ -240,7 +258,7 @@ class Fit:
         if self.checkpoint.exists():
             try:
                 state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-                self.model.load_state_dict(state["model"])
+                self.averaged.everything.load_state_dict(state["model"])
                 self.optimizer.load_state_dict(state["optimizer"])
                 self.defense.load_state_dict(state["defense"])
             except Exception as error:

@@ -21,6 +21,10 @@ class TrainSettings:
         label_smoothing: Of the cross-entropy.
         seed: Initial weights, order, augmentation.
         amp: bf16 autocast: ``auto`` uses it where the hardware computes in bf16.
+        random_resized_crop: Crop at random and resize, in the place of the crop with padding.
+        progressive: Fractions of the stored size between which training images grow over the epochs, or None.
+        eval_size: Side of the test images; None: as they are stored.
+        ema: Decay of the average of the weights that is evaluated and kept; 0: the weights themselves are.
         compile: Whether to run the network through ``torch.compile``.
     """
 
@@ -36,4 +40,8 @@ class TrainSettings:
     label_smoothing: float = 0.0
     seed: int = 0
     amp: Literal["auto", "on", "off"] = "auto"
+    random_resized_crop: bool = False
+    progressive: tuple[float, float] | None = None
+    eval_size: int | None = None
+    ema: float = 0.0
     compile: bool = False

@@ -74,7 +74,7 @@ def train(
         chosen = defense.finish(fit.rows)
         if distributed.is_main():
             with replacing(folder / "model.pt") as temporary:
-                torch.save(fit.model.state_dict(), temporary)
+                torch.save(fit.averaged.result.state_dict(), temporary)
             for checkpoint in folder.glob("*.ckpt"):
                 checkpoint.unlink()
         accuracies = [row["test_accuracy"] for row in fit.rows]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pst_fast.attacks.base import ATTACKS
-from pst_fast.attacks.lsp import SEPARATION, cluster_centroids, draw_cluster, truncated
+from pst_fast.attacks.lsp import SEPARATION, _patch_areas, cluster_centroids, draw_cluster, truncated
 
 
 def test_centroids_are_distinct_vertices():
@@ -74,3 +74,13 @@ def test_a_linear_probe_separates_the_classes(image_set, make_task):
 def test_a_draw_per_sample(image_set, make_task):
     steps = ATTACKS["lsp"]().craft(make_task(image_set(30)))
     assert len(np.unique(steps.reshape(30, -1), axis=0)) == 30
+
+
+def test_patches_are_truncated_like_their_pixels():
+    patterns = np.random.default_rng(0).standard_normal((5, 3, 2, 3))
+    pixels = patterns.repeat(8, axis=1).repeat(8, axis=2)[:, :19, :13]
+    areas = np.array([[64, 40], [64, 40], [24, 15]])[..., None]
+    expected = truncated(pixels, 1.5)
+    found = truncated(patterns, 1.5, areas).repeat(8, axis=1).repeat(8, axis=2)[:, :19, :13]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(_patch_areas(19, 13), areas)

@@ -13,6 +13,7 @@ from pst_fast.models import create_model
 from pst_fast.ops import View
 from pst_fast.pst import find_stages
 from pst_fast.train.augmentation import PLAIN
+from pst_fast.train.averaging import Averaged
 from tests.train.test_trainer import run, settings
 
 CALM = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -73,7 +74,7 @@ def make() -> tuple[PSTPlus, nn.Module, Values]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     acm = SimpleNamespace(stages=find_stages(model))
     defense, values = PSTPlus(), {}
-    defense.start(SimpleNamespace(model=model, optimizer=optimizer, acm=acm))
+    defense.start(SimpleNamespace(averaged=Averaged(model, 0.0), optimizer=optimizer, acm=acm))
     defense._measure = measure_of(values)
     return defense, model, values
 

@@ -16,6 +16,7 @@ from pst_fast.defenses.base import DEFENSES
 from pst_fast.errors import InputError
 from pst_fast.models import create_model
 from pst_fast.train.augmentation import denormalise, normalise, renormalise
+from pst_fast.train.averaging import Averaged
 from pst_fast.train.parallel import Parts
 from pst_fast.train.trainer import split
 from tests.train.conftest import CLASSES
@@ -189,7 +190,7 @@ def test_op_takes_out_what_a_linear_classifier_sees(trapped):
 def test_early_stop_hands_out_the_epoch_that_is_best_on_held_out_images():
     model = nn.Linear(1, 1, bias=False)
     defense = DEFENSES["early-stop"]()
-    defense.start(fit_of(model))
+    defense.start(fit_of(averaged=Averaged(model, 0.0)))
     rows = [{"epoch": e + 1, "held_out_accuracy": a} for e, a in enumerate([0.2, 0.7, 0.7, 0.4])]
     for row in rows:
         nn.init.constant_(model.weight, row["epoch"])

@@ -71,3 +71,13 @@ def test_sizes_that_a_network_cannot_take_are_refused_by_name():
 def test_unknown_names_are_refused(name):
     with pytest.raises(InputError):
         create_model(name, num_classes=3)
+
+
+def test_resnet50_has_as_many_weights_as_torchvisions():
+    torchvision = pytest.importorskip("torchvision")
+    ours = create_model("resnet50", num_classes=10, width=64, image_size=224)
+    theirs = torchvision.models.resnet50(num_classes=10)
+    count = [sum(parameter.numel() for parameter in model.parameters()) for model in (ours, theirs)]
+    assert count[0] == count[1]
+    with torch.no_grad():
+        assert ours.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 10)
