@@ -15,7 +15,6 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,11 @@ from pst_fast.data.beton import write_beton
 from pst_fast.data.loaders import make_loader
 from pst_fast.data.types import Loader
 from pst_fast.defenses.base import DEFENSES
+from pst_fast.defenses.pst import PST
 from pst_fast.models import create_model
 from pst_fast.precision import computes_in_bf16
 from pst_fast.pst.cadence import Cadence
-from pst_fast.pst.schedule import GROWTH, INTERVAL, THRESHOLD
+from pst_fast.pst.schedule import INTERVAL
 from pst_fast.train.augmentation import MEAN, STD, Augmentation
 from pst_fast.train.loop import Fit
 from pst_fast.train.settings import TrainSettings
@@ -44,8 +44,7 @@ from pst_fast.train.trainer import probes
 BATCHES, CLASSES = 10, 10
 LENGTH = 30 * 50_000 // 128
 """Steps of the training whose checks are counted."""
-CHECKS = Cadence(INTERVAL, GROWTH).checks(LENGTH)
-WATCHED = len(THRESHOLD)
+CHECKS = Cadence(INTERVAL, PST.options["growth"]).checks(LENGTH)
 SETTINGS = {
     "cpu": (("resnet18", 16, 32, 128),),
     "cuda": (("resnet18", 64, 32, 512), ("resnet18", 64, 224, 128)),
@@ -237,7 +236,7 @@ def measure(
         flops = ours.flops()
         times = compare(epochs, device, seconds, minimum=5, best=best)
         parts = compare(
-            {"native": ours.inputs, "naive": naive.inputs, "acm": partial(ours.fit.acm, depth=WATCHED)},
+            {"native": ours.inputs, "naive": naive.inputs, "acm": PST().trigger(ours.fit)},
             device,
             seconds / 4,
             best=best,
