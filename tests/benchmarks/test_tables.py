@@ -136,7 +136,7 @@ def test_unsteady_rows_are_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (["ops", "--compare", "other.json"], "other.json: expected a file that --json wrote"),
         (["--compare", "missing.json"], "missing.json: expected a file that --json wrote"),
         (["ops", "--only", "nothing"], "expected parts of ops' names"),
-        (["speed"], "expected one of ops, crafting, training, loaders, ablations, plot, got 'speed'"),
+        (["speed"], "expected one of ops, crafting, training, loaders, memory, ablations, plot, got 'speed'"),
         (["ops", "--threads", "0"], "--threads: expected at least 1, got 0"),
         (["plot", "other.json", "--out", "a.svg"], "other.json: expected a file that --json wrote"),
         (["plot", "empty.json", "--out", "a.svg"], "empty.json: expected a row with a ratio, got none"),
