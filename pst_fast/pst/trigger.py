@@ -50,14 +50,15 @@ class OverThreshold:
 
 
 class OverViews:
-    """Trapped are stages whose ACM is over a multiple of what it is when the same probes are degraded.
+    """Trapped are stages whose ACM has come over a multiple of what it is when the same probes are degraded.
 
     Under a view that takes perturbations away and leaves content, ACM of a network that has learned content
-    hardly falls, so that limits are ratios, and no training on clean data is needed.
+    hardly falls, so that limits are ratios, and no training on clean data is needed. Some perturbations show
+    in a fresh network already, before anything is learned: ratios count by how much they have grown since.
 
     Args:
-        acm: The measurement.
-        views: Probes under a view, [N,3,H,W] as the network takes them, and the ratio that is too much.
+        acm: The measurement, of a network that has not been trained yet.
+        views: Probes under a view, [N,3,H,W] as the network takes them, and the growth that is too much.
         depth: How many stages are watched, shallow ones first; None: all.
     """
 
@@ -68,11 +69,20 @@ class OverViews:
         depth: int | None = None,
     ) -> None:
         self.acm, self.views, self.depth = acm, views, depth
+        self._fresh = self._ratios()[1]
 
     def __call__(self) -> Finding:
-        acm = self.acm(depth=self.depth)
-        trapped: set[str] = set()
-        for images, limit in self.views:
-            floor = self.acm(images, depth=self.depth)
-            trapped |= {name for name in acm if acm[name] > limit * floor[name]}
+        acm, ratios = self._ratios()
+        trapped = {
+            name
+            for (_, limit), now, fresh in zip(self.views, ratios, self._fresh, strict=True)
+            for name in acm
+            if now[name] > limit * fresh[name]
+        }
         return Finding(acm, tuple(name for name in acm if name in trapped))
+
+    def _ratios(self) -> tuple[dict[str, float], list[dict[str, float]]]:
+        """ACM by stage, and for each view how many times as high it is as under that."""
+        acm = self.acm(depth=self.depth)
+        floors = [self.acm(images, depth=self.depth) for images, _ in self.views]
+        return acm, [{name: acm[name] / max(floor[name], 1e-9) for name in acm} for floor in floors]
