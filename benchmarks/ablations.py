@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from rich.console import Console
 
+from pst_fast import ops
 from pst_fast.cli.pipeline import attack_folder
 from pst_fast.cli.terminal import Terminal
 from pst_fast.defenses.base import DEFENSES, Defense
@@ -23,25 +24,20 @@ from pst_fast.defenses.pst_plus import PSTPlus
 from pst_fast.errors import InputError
 from pst_fast.files import write_json
 from pst_fast.manifest import environment, read_manifest
-from pst_fast.pst import ActivationClusterMeasurement, OverThreshold
-from pst_fast.pst.schedule import THRESHOLD
+from pst_fast.pst import ActivationClusterMeasurement, OverViews
 from pst_fast.pst.trigger import Trigger
+from pst_fast.train.augmentation import normalise
 from pst_fast.train.loop import Fit
 from pst_fast.train.settings import TrainSettings
 from pst_fast.train.trainer import train
 
 
-class _Thresholds(PST):
-    summary: ClassVar[str] = "fixed limits on ACM of the three shallowest stages, in the place of ratios"
-    options: ClassVar[dict[str, Any]] = {}
+class _Ratios(PST):
+    summary: ClassVar[str] = "ratios to ACM under JPEG-40 at every depth, in the place of fixed limits"
 
     def trigger(self, fit: Fit) -> Trigger:
-        return OverThreshold(fit.acm, THRESHOLD)
-
-
-class _Shallow(PST):
-    summary: ClassVar[str] = "the three shallowest stages are watched, not all"
-    depth: ClassVar[int | None] = 3
+        degraded = ops.degrade(fit.probe_images, [MILD], seed=0, offset=0)
+        return OverViews(fit.acm, [(normalise(degraded), FINE)])
 
 
 class _Pooled(PST):
@@ -53,14 +49,19 @@ class _Pooled(PST):
         return super().trigger(fit)
 
 
+class _Rarely(PST):
+    summary: ClassVar[str] = "a check when an eighth of the steps so far have passed"
+    options: ClassVar[dict[str, Any]] = {"growth": 8}
+
+
 class _NoRollback(PST):
     summary: ClassVar[str] = "stages are slowed, nothing is taken back"
-    options: ClassVar[dict[str, Any]] = PST.options | {"rollback": 0}
+    options: ClassVar[dict[str, Any]] = {"rollback": 0}
 
 
 class _NoSlowing(PST):
     summary: ClassVar[str] = "training goes back, and on at the same rates"
-    options: ClassVar[dict[str, Any]] = PST.options | {"gamma": 1.0}
+    options: ClassVar[dict[str, Any]] = {"gamma": 1.0}
 
 
 class _PlusNoRollback(PSTPlus):
@@ -84,9 +85,9 @@ class _PlusNoJPEGSign(PSTPlus):
 
 
 VARIANTS: dict[str, type[Defense]] = {
-    "pst/thresholds": _Thresholds,
-    "pst/shallow": _Shallow,
+    "pst/ratios": _Ratios,
     "pst/pooled": _Pooled,
+    "pst/rarely": _Rarely,
     "pst/no-rollback": _NoRollback,
     "pst/no-slowing": _NoSlowing,
     "pst-plus/no-rollback": _PlusNoRollback,

@@ -1,4 +1,4 @@
-"""When a training is checked: every few steps at first, then ever more rarely."""
+"""When a training is checked: every few steps, or every few at first and then ever more rarely."""
 
 
 class Cadence:
@@ -10,7 +10,7 @@ class Cadence:
 
     Args:
         interval: Steps between checks at first.
-        growth: Above it, the larger the more checks.
+        growth: The larger the more checks; None: all are ``interval`` steps apart.
 
     Attributes:
         steps: Taken so far.
@@ -19,9 +19,9 @@ class Cadence:
         ValueError: One of the two is below 1.
     """
 
-    def __init__(self, interval: int, growth: int) -> None:
+    def __init__(self, interval: int, growth: int | None = None) -> None:
         for name, value in (("interval", interval), ("growth", growth)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
         self.interval, self.growth = interval, growth
         self.steps, self._due = 0, interval
@@ -31,7 +31,7 @@ class Cadence:
         self.steps += 1
         if self.steps < self._due:
             return False
-        self._due = self.steps + max(self.interval, self.steps // self.growth)
+        self._due = self.steps + max(self.interval, self.steps // self.growth if self.growth else 0)
         return True
 
     def checks(self, steps: int) -> int:

@@ -20,7 +20,7 @@ from pst_fast.pst.trigger import OverThreshold, Trigger
 
 HISTORY = 24
 THRESHOLD = (0.45, 0.50, 0.65)
-INTERVAL, GROWTH = 13, 32
+INTERVAL = 13
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class ProgressiveStagedTraining:
         trigger: What counts as a trap, in the place of ``OverThreshold(acm, threshold)``.
         gamma: Factor on the learning rate for each level.
         max_level: A stage is slowed at most this many times.
-        interval: Steps between checks at first.
-        growth: Later a check is made when a ``growth``-th of the steps so far have passed since the last one.
+        interval: Steps between checks.
+        growth: If given, fewer checks later: one when a ``growth``-th of the steps so far have passed.
         rollback: Snapshots to go back; 0: none, the stages are slowed and that is all.
         history: Snapshots that are kept.
         stages: Stage name -> submodule name(s), shallow first; found by depth if None.
@@ -87,7 +87,7 @@ class ProgressiveStagedTraining:
         gamma: float = 0.1,
         max_level: int = 3,
         interval: int = INTERVAL,
-        growth: int = GROWTH,
+        growth: int | None = None,
         rollback: int = 4,
         history: int = HISTORY,
         stages: StageNames | None = None,
