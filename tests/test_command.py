@@ -18,6 +18,7 @@ from pst_fast.cli.config import RunConfig, resolve, settings_of
         {"seeds": ("0", "2"), "attacks": ("em", "tap"), "epsilon": "8/255", "compile": True},
         {"dataset": "cifar10", "data_dir": Path("my data/it's $HOME"), "train_per_class": 100, "amp": "off"},
         {"dataset": "folder", "num_classes": 5, "test_part": "report", "loader": "torch", "preset": "fast"},
+        {"dataset": "imagenet-mini", "budget": 16, "ema": 0.5, "eval_size": 256, "subset": "em-20"},
     ],
 )
 def test_the_command_gives_the_same_plan(flags: dict[str, Any], tmp_path: Path) -> None:

@@ -26,11 +26,12 @@ def command_of(settings: Mapping[str, Any]) -> str:
         if value is None or value == flag.default:
             continue
         name = f"--{flag.name.replace('_', '-')}"
-        if isinstance(value, bool):
+        if isinstance(flag.default, bool):
             words = name if value else f"--no-{name[2:]}"
         else:
             entries = value if isinstance(value, list | tuple) else [value]
-            words = shlex.join([name, ",".join(str(entry) for entry in entries)])
+            separator = ":" if flag.name == "progressive" else ","
+            words = shlex.join([name, separator.join(str(entry) for entry in entries)])
         if len(lines[-1]) + len(words) > LINE:
             lines.append(f"    {words}")
         else:
