@@ -138,7 +138,7 @@ class Ours:
         """Train for ten steps."""
         self.fit.model.train()
         for step, batch in enumerate(self.loader.epoch(0)):
-            self.fit._step(batch, step)
+            self.fit._step(batch, step, step)
 
     def inputs(self) -> None:
         """The same batches, and nothing done with them."""

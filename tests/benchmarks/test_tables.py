@@ -101,6 +101,15 @@ def test_both_loops_take_the_same_steps() -> None:
     assert row["published_ratio"] == row["published_ms"] / row["native_ms"]
 
 
+def test_our_trainer_learns_and_checks_as_in_a_run(tmp_path: Path) -> None:
+    ours = training.Ours(training.Setting("resnet10", 8, 16, 4, "erm"), CPU, tmp_path)
+    before = ours.fit.model.fc.weight.clone()
+    ours.epoch()
+    assert not torch.equal(before, ours.fit.model.fc.weight)
+    assert len(training.PST().trigger(ours.fit)().acm) == 3
+    assert training.CHECKS == 180  # six in each of 30 epochs
+
+
 def test_both_trainers_see_the_same_images_and_draw_the_same_kind() -> None:
     setting = training.Setting("resnet10", 8, 16, 4, "cg")
     pictures = training._Pictures(setting)
