@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pst_fast.train.loop import Fit
 
 CHECKS_AN_EPOCH = 6
-"""At most. The thresholds were found with a check every 13 steps of 78; with rarer ones `ops` was lost."""
+"""At most: the thresholds were found with a check every 13 steps of 78."""
 
 
 @DEFENSES.register("pst")
