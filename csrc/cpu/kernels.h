@@ -30,7 +30,8 @@ struct StepRow {
   const float* x;
   float* new_delta;
   void* out;                        // null: not wanted
-  const float *mean, *inverse_std;  // null, or one of each for each element
+  const float *mean, *inverse_std;  // null, one of each for all elements, or one for each
+  bool is_constant;
   int64_t count;
   int64_t delta_stride, grad_stride, x_stride, new_delta_stride, out_stride;
 };

@@ -6,7 +6,7 @@
 
 namespace pst::cpu {
 
-enum Output { kNone, kPlain, kNormalised };
+enum Output { kNone, kPlain, kNormalised, kNormalisedAlike };
 
 template <typename Move, typename G, typename O, Output kOutput>
 static void step_run(const StepRow& row, Move move) {
@@ -14,6 +14,8 @@ static void step_run(const StepRow& row, Move move) {
   const G* grad = static_cast<const G*>(row.grad);
   float* new_delta = row.new_delta;
   O* out = static_cast<O*>(row.out);
+  const float shift = kOutput == kNormalisedAlike ? *mean : 0,
+              scale = kOutput == kNormalisedAlike ? *inverse_std : 1;
   // delta and new_delta may be the same array: element i depends on element i alone.
 #pragma GCC ivdep
   for (int64_t i = 0; i < row.count; ++i) {
@@ -22,6 +24,7 @@ static void step_run(const StepRow& row, Move move) {
     new_delta[i] = perturbed - clean;
     if constexpr (kOutput == kPlain) narrow(perturbed, out + i);
     if constexpr (kOutput == kNormalised) narrow((perturbed - mean[i]) * inverse_std[i], out + i);
+    if constexpr (kOutput == kNormalisedAlike) narrow((perturbed - shift) * scale, out + i);
   }
 }
 
@@ -35,7 +38,8 @@ static void step_strided(const StepRow& row, Move move) {
     const float perturbed = clamp01(clean + moved);
     row.new_delta[i * row.new_delta_stride] = perturbed - clean;
     if (out == nullptr) continue;
-    const float value = row.mean == nullptr ? perturbed : (perturbed - row.mean[i]) * row.inverse_std[i];
+    const int64_t k = row.is_constant ? 0 : i;
+    const float value = row.mean == nullptr ? perturbed : (perturbed - row.mean[k]) * row.inverse_std[k];
     narrow(value, out + i * row.out_stride);
   }
 }
@@ -53,6 +57,8 @@ static void step_row(const StepRow& row, Move move) {
     step_run<Move, G, O, kNone>(row, move);
   } else if (row.mean == nullptr) {
     step_run<Move, G, O, kPlain>(row, move);
+  } else if (row.is_constant) {
+    step_run<Move, G, O, kNormalisedAlike>(row, move);
   } else {
     step_run<Move, G, O, kNormalised>(row, move);
   }

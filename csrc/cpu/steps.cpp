@@ -50,6 +50,7 @@ static StepRow dense_row(const Step& step, int64_t begin, int64_t count) {
           step.out.at(begin),
           nullptr,
           nullptr,
+          false,
           count,
           1,
           1,
@@ -67,6 +68,7 @@ static StepRow strided_row(const Step& step, int64_t n, int64_t c, int64_t h) {
           step.out.at(step.out.offset(n, c, h)),
           nullptr,
           nullptr,
+          false,
           step.width,
           step.delta.stride[3],
           step.grad.stride[3],
@@ -75,18 +77,16 @@ static StepRow strided_row(const Step& step, int64_t n, int64_t c, int64_t h) {
           step.out.stride[3]};
 }
 
-// Cuts samples into rows for the kernels; where normalisation is wanted, with mean and 1/std for each
-// element.
+// Cuts samples into rows for the kernels; where normalisation is wanted, with mean and 1/std: of a row's
+// channel, or, where the channels of a pixel lie side by side, of each element.
 class Rows {
  public:
   Rows(const Step& step, bool normalise) : step_(step), normalise_(normalise) {
-    if (!normalise) return;
+    if (!normalise || step.layout != Layout::kChannelsLast) return;
     const int64_t channels = step.channels;
-    const bool is_pixels = step.layout == Layout::kChannelsLast;
-    run_ = is_pixels ? std::max<int64_t>(1, 1024 / channels) * channels : std::min<int64_t>(pixels(), 4096);
-    mean_.resize(static_cast<size_t>(std::max(run_, step.width)));
+    run_ = std::max<int64_t>(1, 1024 / channels) * channels;
+    mean_.resize(static_cast<size_t>(run_));
     scale_.resize(mean_.size());
-    if (!is_pixels) return;
     for (size_t i = 0; i < mean_.size(); ++i) {
       mean_[i] = step.normalisation.mean[i % static_cast<size_t>(channels)];
       scale_[i] = step.normalisation.inverse_std[i % static_cast<size_t>(channels)];
@@ -95,48 +95,40 @@ class Rows {
 
   template <typename F>
   void each(int64_t sample, F&& run) {
-    const int64_t size = step_.channels * pixels(), base = sample * size;
+    const int64_t pixels = step_.height * step_.width, size = step_.channels * pixels, base = sample * size;
     if (step_.layout == Layout::kOther) {
       for (int64_t c = 0; c < step_.channels; ++c) {
-        if (normalise_) fill(c);
-        for (int64_t h = 0; h < step_.height; ++h) emit(strided_row(step_, sample, c, h), run);
+        for (int64_t h = 0; h < step_.height; ++h) run(of_channel(strided_row(step_, sample, c, h), c));
       }
     } else if (!normalise_) {
       run(dense_row(step_, base, size));
     } else if (step_.layout == Layout::kChannelsLast) {
-      for (int64_t i = 0; i < size; i += run_)
-        emit(dense_row(step_, base + i, std::min(run_, size - i)), run);
+      for (int64_t i = 0; i < size; i += run_) {
+        StepRow row = dense_row(step_, base + i, std::min(run_, size - i));
+        row.mean = mean_.data();
+        row.inverse_std = scale_.data();
+        run(row);
+      }
     } else {
       for (int64_t c = 0; c < step_.channels; ++c) {
-        fill(c);
-        for (int64_t i = 0; i < pixels(); i += run_) {
-          emit(dense_row(step_, base + c * pixels() + i, std::min(run_, pixels() - i)), run);
-        }
+        run(of_channel(dense_row(step_, base + c * pixels, pixels), c));
       }
     }
   }
 
  private:
-  int64_t pixels() const { return step_.height * step_.width; }
-
-  void fill(int64_t channel) {
-    std::fill(mean_.begin(), mean_.end(), step_.normalisation.mean[static_cast<size_t>(channel)]);
-    std::fill(scale_.begin(), scale_.end(), step_.normalisation.inverse_std[static_cast<size_t>(channel)]);
-  }
-
-  template <typename F>
-  void emit(StepRow row, F&& run) const {
-    if (normalise_) {
-      row.mean = mean_.data();
-      row.inverse_std = scale_.data();
-    }
-    run(row);
+  StepRow of_channel(StepRow row, int64_t channel) const {
+    if (!normalise_) return row;
+    row.mean = &step_.normalisation.mean[static_cast<size_t>(channel)];
+    row.inverse_std = &step_.normalisation.inverse_std[static_cast<size_t>(channel)];
+    row.is_constant = true;
+    return row;
   }
 
   const Step& step_;
   bool normalise_;
   int64_t run_ = 0;
-  std::vector<float> mean_, scale_;
+  std::vector<float> mean_, scale_;  // of channels_last pixels
 };
 
 static int64_t sample_grain(const Step& step) {
