@@ -8,6 +8,7 @@ is left out for `augment`, `degrade` and `ar_perturbation`, whose twins keep it 
 
 import argparse
 from collections.abc import Callable, Iterator
+from statistics import geometric_mean
 from typing import Any
 
 import torch
@@ -67,7 +68,26 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         row = measure(case, device, args.seconds or 1.0, args.best, not args.no_compile, args.hot)
         row["fraction_of_copy"] = row["gigabytes_per_second"] / bandwidth
         table.add(row)
-    return table.document()
+    means = by_op(table.rows)
+    print("\ngeometric means of an op's rows (eager/nat, comp/nat):")
+    for op, ratios in means.items():
+        cells = ("-" if value is None else TIMES.format(value) for value in ratios.values())
+        print(f"  {op:19}  " + "  ".join(f"{cell:>8}" for cell in cells))
+    return {**table.document(), "by_op": means}
+
+
+def by_op(rows: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Op -> geometric mean of its rows' ratios, None where no row has one."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        ratios = found.setdefault(row["op"], {"eager_ratio": [], "compiled_ratio": []})
+        for key, values in ratios.items():
+            if row[key] is not None:
+                values.append(row[key])
+    return {
+        op: {key: geometric_mean(values) if values else None for key, values in ratios.items()}
+        for op, ratios in found.items()
+    }
 
 
 def cases(device: torch.device, sizes: str) -> Iterator[Case]:

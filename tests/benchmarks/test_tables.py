@@ -49,9 +49,23 @@ def test_rows_and_their_comparison(
     path.write_text(json.dumps(result))
     capsys.readouterr()
     run(monkeypatch, *command, "--compare", str(path))
-    for line in capsys.readouterr().out.strip().splitlines()[-len(document["rows"]) :]:
+    rows, _, means = capsys.readouterr().out.strip().rpartition("\n\n")
+    for line in rows.splitlines()[-len(document["rows"]) :]:
         assert line.endswith("x")
         assert float(line.split()[-1][:-1]) > 1000
+    assert [line.split()[0] for line in means.splitlines()[1:]] == ["grid_pool", "linf_step_"]
+
+
+def test_the_mean_of_an_op_is_over_the_rows_that_have_a_ratio() -> None:
+    rows = [
+        {"op": "a", "eager_ratio": 2.0, "compiled_ratio": None},
+        {"op": "b", "eager_ratio": None, "compiled_ratio": 1.5},
+        {"op": "a", "eager_ratio": 8.0, "compiled_ratio": None},
+    ]
+    assert ops.by_op(rows) == {
+        "a": {"eager_ratio": pytest.approx(4.0), "compiled_ratio": None},
+        "b": {"eager_ratio": None, "compiled_ratio": pytest.approx(1.5)},
+    }
 
 
 @needs_native
