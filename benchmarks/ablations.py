@@ -18,7 +18,7 @@ from pst_fast import ops
 from pst_fast.cli.pipeline import attack_folder
 from pst_fast.cli.terminal import Terminal
 from pst_fast.defenses.base import DEFENSES, Defense
-from pst_fast.defenses.ladder import COLOUR_OF_RAW, FINE, GREY, MILD, RAW, STAGES, Sign
+from pst_fast.defenses.ladder import FINE, MILD, STAGES, Stage
 from pst_fast.defenses.pst import PST
 from pst_fast.defenses.pst_plus import PSTPlus
 from pst_fast.errors import InputError
@@ -74,14 +74,28 @@ class _PlusOneView(PSTPlus):
     stages = (STAGES[0], STAGES[-1])
 
 
-class _PlusNoGreySign(PSTPlus):
+class _PlusNoFollowing(PSTPlus):
+    summary: ClassVar[str] = "nothing is learned from the images as they are"
+    stages = tuple(replace(stage, following=None) for stage in STAGES)
+
+
+def _with_one_sign(number: int) -> tuple[Stage, ...]:
+    return (replace(STAGES[0], signs=(STAGES[0].signs[number],)), *STAGES[1:])
+
+
+class _PlusJPEGSign(PSTPlus):
     summary: ClassVar[str] = "only what JPEG takes away tells of a trap"
-    stages = (replace(STAGES[0], signs=(Sign(RAW, MILD, FINE),)), *STAGES[1:])
+    stages = _with_one_sign(0)
 
 
-class _PlusNoJPEGSign(PSTPlus):
+class _PlusMedianSign(PSTPlus):
+    summary: ClassVar[str] = "only what the median takes away tells of a trap"
+    stages = _with_one_sign(1)
+
+
+class _PlusGreySign(PSTPlus):
     summary: ClassVar[str] = "only what greyscale takes away tells of a trap"
-    stages = (replace(STAGES[0], signs=(Sign(RAW, GREY, COLOUR_OF_RAW),)), *STAGES[1:])
+    stages = _with_one_sign(2)
 
 
 VARIANTS: dict[str, type[Defense]] = {
@@ -92,8 +106,10 @@ VARIANTS: dict[str, type[Defense]] = {
     "pst/no-slowing": _NoSlowing,
     "pst-plus/no-rollback": _PlusNoRollback,
     "pst-plus/one-view": _PlusOneView,
-    "pst-plus/no-grey-sign": _PlusNoGreySign,
-    "pst-plus/no-jpeg-sign": _PlusNoJPEGSign,
+    "pst-plus/no-following": _PlusNoFollowing,
+    "pst-plus/jpeg-sign": _PlusJPEGSign,
+    "pst-plus/median-sign": _PlusMedianSign,
+    "pst-plus/grey-sign": _PlusGreySign,
 }
 
 

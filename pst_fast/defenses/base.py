@@ -10,6 +10,7 @@ import torch
 
 from pst_fast.registry import Registry
 from pst_fast.train.augmentation import PLAIN, Augmentation
+from pst_fast.train.following import Following
 
 if TYPE_CHECKING:
     from pst_fast.train.loop import Fit
@@ -58,6 +59,10 @@ class Defense:
     def view(self, images: torch.Tensor, seed: int, step: int) -> torch.Tensor:
         """Degrade a batch, uint8 [B,H,W,3], before it is augmented."""
         return images
+
+    def following(self) -> Following | None:
+        """Whether, and how, images are seen a second time, without their labels."""
+        return None
 
     def transform(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Change an augmented batch.

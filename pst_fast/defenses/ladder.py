@@ -1,4 +1,4 @@
-"""The stages of pst-plus: ever stronger views, and what shows a trap under each of them."""
+"""The stages of pst-plus: views that take perturbations away, and what shows a trap under each of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pst_fast.defenses.views import STATIC_MIX
 from pst_fast.ops import View
 from pst_fast.train.augmentation import COLOUR, PLAIN, Augmentation
+from pst_fast.train.following import Following
 
 Measure = Callable[[View], Sequence[float]]
 """ACM by depth, stem first, of the probes under a view."""
@@ -13,31 +14,30 @@ Measure = Callable[[View], Sequence[float]]
 RAW, GREY = View(), View().in_grey()
 MILD, GREY_MILD = View.jpeg(40), View.jpeg(40).in_grey()
 JPEG, GREY_JPEG = View.jpeg(10), View.jpeg(10).in_grey()
+MEDIAN, GREY_MEDIAN = View.median(), View.median().in_grey()
+SMOOTH = View.down_up()
 
 
 @dataclass(frozen=True)
 class Sign:
-    """ACM that falls too far from one view to a stronger one, at any depth.
+    """ACM that falls too far from one view to another, at any depth.
 
     Attributes:
         seen: What training sees.
-        floor: The view that takes a perturbation away, and little content.
-        limit: Of ACM under ``seen`` over ACM under ``floor``.
+        floors: Views of which each takes some perturbations away, and little content; of ACM under them the
+            least counts.
+        limit: Of ACM under ``seen`` over that.
     """
 
     seen: View
-    floor: View
+    floors: tuple[View, ...]
     limit: float
 
-
-# On clean CIFAR-10 the ratios stay at 1.0 to 1.14 (JPEG-40), 1.1 to 1.5 (greyscale) and 1.1 to 1.4 (greyscale
-# of JPEG-10), at all depths, early and late.
-FINE = 1.4
-COLOUR_OF_RAW = 2.0
-COLOUR_OF_JPEG = 1.7
-ENTRY = 0.5
-"""A stage is entered where its ratios are below this power of their limits: a trap that has just sprung shows
-faintly, and a view that is no remedy for it shows it about as much as plain images do."""
+    def depths(self, measure: Measure) -> list[int]:
+        """Where it shows, shallow first."""
+        floor = [min(values) for values in zip(*map(measure, self.floors), strict=True)]
+        pairs = zip(measure(self.seen), floor, strict=True)
+        return [depth for depth, (seen, least) in enumerate(pairs) if seen > self.limit * least]
 
 
 @dataclass(frozen=True)
@@ -47,38 +47,77 @@ class Stage:
     Attributes:
         name: For events.
         signs: One is enough; none: nothing is known that would show it.
+        entry: A network that is trapped under other views is so under this one where this shows.
         mix: View -> probability; empty: images stay as they are.
         augmentation: What follows.
+        following: What is learned from the images as they are.
     """
 
     name: str
     signs: tuple[Sign, ...]
+    entry: Sign | None = None
     mix: Mapping[str, float] = field(default_factory=dict)
     augmentation: Augmentation = PLAIN
+    following: Following | None = None
 
-    def trapped(self, measure: Measure, power: float = 1.0) -> list[int]:
-        """Depths, shallow first, whose ratio under this stage's view is over the power of its limit."""
-        depths: set[int] = set()
-        for sign in self.signs:
-            pairs = zip(measure(sign.seen), measure(sign.floor), strict=True)
-            depths |= {depth for depth, (seen, floor) in enumerate(pairs) if seen > sign.limit**power * floor}
-        return sorted(depths)
+    def trapped(self, measure: Measure) -> list[int]:
+        """Depths, shallow first, at which a sign shows."""
+        return sorted({depth for sign in self.signs for depth in sign.depths(measure)})
 
 
-JPEG_MIX = {"jpeg10": 0.7, "jpeg20": 0.3}
+# On clean CIFAR-10 the ratios stay at 1.0 to 1.14 (JPEG-40), 1.1 to 1.4 (median), 1.1 to 1.5 (greyscale) and
+# 1.1 to 1.4 (greyscale of JPEG-10), at all depths, early and late.
+FINE = 1.4
+SHARP = 1.8
+COLOUR_OF_RAW = 2.0
+COLOUR_OF_JPEG = 1.7
+TRACE = 1.4
+REMEDIES = (JPEG, MEDIAN, SMOOTH)
+"""Of ACM under them the least is about what content gives."""
+
+JPEG_MIX = {"jpeg10": 1.0}
+SMOOTH_MIX = {"median": 1 / 3, "blur": 1 / 3, "down-up": 1 / 3}
+PLAINLY = Following(0.5, COLOUR)
 
 #: From plain training to the strongest views.
 STAGES = (
-    Stage("plain", (Sign(RAW, MILD, FINE), Sign(RAW, GREY, COLOUR_OF_RAW))),
-    Stage("grey", (Sign(GREY, GREY_MILD, FINE),), STATIC_MIX, replace(COLOUR, grey_probability=0.95)),
-    Stage("jpeg", (Sign(JPEG, GREY_JPEG, COLOUR_OF_JPEG),), JPEG_MIX, replace(COLOUR, grey_probability=0.5)),
-    Stage("jpeg-grey", (), JPEG_MIX, replace(COLOUR, grey_probability=0.95)),
+    Stage(
+        "plain", (Sign(RAW, (MILD,), FINE), Sign(RAW, (MEDIAN,), SHARP), Sign(RAW, (GREY,), COLOUR_OF_RAW))
+    ),
+    Stage(
+        "grey",
+        (Sign(GREY, (GREY_MILD,), FINE), Sign(GREY, (GREY_MEDIAN,), SHARP)),
+        entry=Sign(GREY, REMEDIES, TRACE),
+        mix=STATIC_MIX,
+        augmentation=replace(COLOUR, grey_probability=0.95),
+        following=PLAINLY,
+    ),
+    Stage(
+        "jpeg",
+        (Sign(JPEG, (GREY_JPEG,), COLOUR_OF_JPEG),),
+        entry=Sign(JPEG, REMEDIES, TRACE),
+        mix=JPEG_MIX,
+        augmentation=COLOUR,
+        following=PLAINLY,
+    ),
+    Stage(
+        "smooth",
+        (),
+        entry=Sign(SMOOTH, REMEDIES, TRACE),
+        mix=SMOOTH_MIX,
+        augmentation=COLOUR,
+        following=PLAINLY,
+    ),
+    Stage(
+        "jpeg-grey", (), mix=JPEG_MIX, augmentation=replace(COLOUR, grey_probability=0.95), following=PLAINLY
+    ),
 )
 
 
 def next_stage(stages: Sequence[Stage], number: int, measure: Measure) -> int:
     """The first stage after ``number`` under whose view a trapped network shows no trace of the trap."""
     for later in range(number + 1, len(stages)):
-        if not stages[later].trapped(measure, ENTRY):
+        entry = stages[later].entry
+        if entry is None or not entry.depths(measure):
             return later
     return number

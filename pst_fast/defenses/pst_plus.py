@@ -20,6 +20,7 @@ from pst_fast.ops import View
 from pst_fast.pst.cadence import Cadence
 from pst_fast.pst.snapshots import Snapshots
 from pst_fast.train.augmentation import Augmentation, normalise
+from pst_fast.train.following import Following
 
 if TYPE_CHECKING:
     from pst_fast.train.loop import Fit
@@ -57,6 +58,9 @@ class PSTPlus(Defense):
 
     def augmentation(self) -> Augmentation:
         return self.stages[self._stage].augmentation
+
+    def following(self) -> Following | None:
+        return self.stages[self._stage].following
 
     def view(self, images: torch.Tensor, seed: int, step: int) -> torch.Tensor:
         mix = self.stages[self._stage].mix

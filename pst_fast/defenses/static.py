@@ -8,7 +8,6 @@ import torch
 
 from pst_fast.defenses import views
 from pst_fast.defenses.base import DEFENSES, Defense
-from pst_fast.defenses.ladder import JPEG_MIX
 from pst_fast.train.augmentation import COLOUR, Augmentation
 
 
@@ -44,7 +43,7 @@ class StaticJPEG(StaticViews):
     """JPEG at quality 10 (70 %) and 20, greyscale .5."""
 
     summary: ClassVar[str] = "JPEG at quality 10 or 20, greyscale .5"
-    mix: ClassVar[Mapping[str, float]] = JPEG_MIX
+    mix: ClassVar[Mapping[str, float]] = {"jpeg10": 0.7, "jpeg20": 0.3}
     grey_probability: ClassVar[float] = 0.5
 
 

@@ -20,7 +20,7 @@ from pst_fast.files import replacing
 from pst_fast.models import create_model
 from pst_fast.precision import autocast, computes_in_bf16
 from pst_fast.pst import ActivationClusterMeasurement
-from pst_fast.train.augmentation import normalise
+from pst_fast.train.augmentation import Augmentation, normalise
 from pst_fast.train.averaging import Averaged
 from pst_fast.train.metrics import MetricsLog
 from pst_fast.train.parallel import (
@@ -178,17 +178,22 @@ class Fit:
         labels = batch.labels.to(self.device, non_blocking=True)
         images = batch.images.to(self.device, non_blocking=True)
         images, before = self.parts.at_its_place(images, number)
-        seen = self._resized(self.defense.view(images, settings.seed, step), step)
-        augmentation = self.defense.augmentation()
-        if settings.random_resized_crop:
-            augmentation = replace(augmentation, crop=0.0)
-        inputs = augmentation(seen, settings.seed, step)[before:]
+        seen = self.defense.view(images, settings.seed, step)
+        inputs = self._augmented(seen, self.defense.augmentation(), step)[before:]
         inputs, targets = self.defense.transform(inputs, labels)
+        following = self.defense.following()
+        rows = following.rows(len(labels), before).to(self.device) if following else None
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
+        if following:
+            again = self._augmented(images, following.augmentation, step)[before:]
+            inputs = torch.cat([inputs, again[rows]])
         with autocast(self.device, self.bf16):
-            logits = self.forward(inputs)
+            outputs = self.forward(inputs)
+        logits, followed = outputs[: len(labels)], outputs[len(labels) :]
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=settings.label_smoothing)
+        if following:
+            loss = loss + following.loss(logits[rows], followed, len(labels))
         self.optimizer.zero_grad(set_to_none=True)
         (loss * self.parts.weight(len(labels), number)).backward()
         self.optimizer.step()
@@ -196,6 +201,12 @@ class Fit:
         self.averaged.update()
         self.defense.after_step()
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def _augmented(self, images: torch.Tensor, augmentation: Augmentation, step: int) -> torch.Tensor:
+        """uint8 images as the network's input, at the size of the step's epoch."""
+        if self.settings.random_resized_crop:
+            augmentation = replace(augmentation, crop=0.0)
+        return augmentation(self._resized(images, step), self.settings.seed, step)
 
     def _resized(self, images: torch.Tensor, step: int) -> torch.Tensor:
         """The batch at the size of its epoch, cropped at random if so set."""

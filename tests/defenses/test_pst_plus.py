@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from pst_fast.defenses.ladder import GREY, JPEG, MILD, RAW, STAGES, next_stage
+from pst_fast.defenses.ladder import GREY, JPEG, MEDIAN, MILD, RAW, SMOOTH, STAGES, Sign, next_stage
 from pst_fast.defenses.pst_plus import PSTPlus
 from pst_fast.manifest import read_manifest
 from pst_fast.models import create_model
 from pst_fast.ops import View
 from pst_fast.pst import find_stages
-from pst_fast.train.augmentation import PLAIN
+from pst_fast.train.augmentation import COLOUR, PLAIN
 from pst_fast.train.averaging import Averaged
+from pst_fast.train.following import Following
 from tests.train.test_trainer import run, settings
 
 CALM = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -31,22 +32,32 @@ def times(factor: float, *, at: int | None = None) -> tuple[float, ...]:
 
 
 @pytest.mark.parametrize("depth", range(5))
-@pytest.mark.parametrize(("floor", "limit"), [(MILD, 1.4), (GREY, 2.0)])
+@pytest.mark.parametrize(("floor", "limit"), [(MILD, 1.4), (MEDIAN, 1.8), (GREY, 2.0)])
 def test_a_trap_is_a_measure_that_falls_too_far_at_any_depth(floor, limit, depth):
     for factor, trapped in ((limit * 0.99, []), (limit * 1.01, [depth])):
-        measures = {view: times(factor) for view in (RAW, MILD, GREY)}  # all alike but for one
+        measures = {view: times(factor) for view in (RAW, MILD, MEDIAN, GREY)}  # all alike but for one
         measures[floor] = tuple(v / (factor if d == depth else 1) for d, v in enumerate(times(factor)))
         assert STAGES[0].trapped(measure_of(measures)) == trapped
+
+
+def test_of_several_floors_the_least_counts_at_each_depth():
+    sign = Sign(RAW, (JPEG, SMOOTH), 1.5)
+    measures = {RAW: (2.0, 2.0, 2.0), JPEG: (2.0, 1.0, 1.4), SMOOTH: (2.0, 3.0, 1.4)}
+    assert sign.depths(lambda view: measures[view]) == [1]
 
 
 @pytest.mark.parametrize(
     ("values", "name"),
     [
         ({RAW: times(4)}, "grey"),  # greyscale is free
-        ({RAW: times(4), MILD: times(4)}, "grey"),  # which JPEG-40 need not be
+        ({RAW: times(4), MILD: times(4), MEDIAN: times(4)}, "grey"),  # which others need not be
         ({RAW: times(4), GREY: times(4)}, "jpeg"),  # JPEG is, greyscale is not
         ({RAW: times(4), GREY: times(4, at=4)}, "jpeg"),  # one depth is enough
-        ({RAW: times(4), GREY: times(4), JPEG: times(2)}, "jpeg-grey"),  # only both together
+        ({RAW: times(4), GREY: times(4), MEDIAN: times(4), SMOOTH: times(2)}, "jpeg"),
+        ({RAW: times(4), GREY: times(4), JPEG: times(4)}, "smooth"),  # only low frequencies are free
+        ({RAW: times(4), GREY: times(4), JPEG: times(4), SMOOTH: times(4)}, "jpeg-grey"),  # the median is
+        ({RAW: times(4), GREY: times(1.45)}, "jpeg"),  # a trace is enough
+        ({RAW: times(4), GREY: times(1.35)}, "grey"),
     ],
 )
 def test_the_first_stage_that_is_free_of_the_trap_comes_next(values, name):
@@ -54,18 +65,12 @@ def test_the_first_stage_that_is_free_of_the_trap_comes_next(values, name):
 
 
 def test_stages_get_stronger_and_end_with_one_that_nothing_follows():
-    assert [stage.name for stage in STAGES] == ["plain", "grey", "jpeg", "jpeg-grey"]
-    assert STAGES[0].augmentation == PLAIN and not STAGES[0].mix
+    assert [stage.name for stage in STAGES] == ["plain", "grey", "jpeg", "smooth", "jpeg-grey"]
+    assert STAGES[0].augmentation == PLAIN and not STAGES[0].mix and STAGES[0].following is None
     assert all(sum(stage.mix.values()) == pytest.approx(1) for stage in STAGES[1:])
-    everything = measure_of(dict.fromkeys((RAW, GREY, JPEG), times(9)))
-    assert next_stage(STAGES, 2, everything) == 3 and STAGES[3].trapped(everything) == []
-
-
-def test_a_stage_is_entered_where_its_view_shows_no_trace_of_the_trap_and_kept_until_it_shows_one():
-    faint = {RAW: times(1.5), GREY: times(1.25)}  # 1.25 is between 1.4 and its root
-    assert STAGES[1].trapped(measure_of(faint)) == []
-    assert next_stage(STAGES, 0, measure_of(faint)) == 2
-    assert next_stage(STAGES, 0, measure_of(faint | {GREY: times(1.15)})) == 1
+    everything = measure_of(dict.fromkeys((RAW, GREY, JPEG, SMOOTH), times(9)))
+    assert next_stage(STAGES, 3, everything) == 4 and STAGES[4].trapped(everything) == []
+    assert next_stage(STAGES, 4, everything) == 4
 
 
 def make() -> tuple[PSTPlus, nn.Module, Values]:
@@ -102,6 +107,7 @@ def test_without_a_trap_it_is_plain_training():
     images = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
     assert defense.events == [] and defense.augmentation() == PLAIN
     assert defense.view(images, 0, 0) is images
+    assert defense.following() is None
 
 
 def test_a_trap_goes_back_to_the_calm_check_before_the_last_and_on_under_another_view():
@@ -116,6 +122,7 @@ def test_a_trap_goes_back_to_the_calm_check_before_the_last_and_on_under_another
     assert PSTPlus.rollback == 2 and torch.equal(model.fc.bias, torch.full((3,), 52.0))
     images = torch.randint(256, (40, 16, 16, 3), dtype=torch.uint8)
     assert defense.augmentation().grey_probability == 0.95
+    assert defense.following() == Following(0.5, COLOUR)
     assert not torch.equal(defense.view(images, 0, 0), images)
     walk(defense, model, 100)
     assert len(defense.events) == 1  # raw images are no longer looked at
@@ -123,13 +130,11 @@ def test_a_trap_goes_back_to_the_calm_check_before_the_last_and_on_under_another
 
 def test_a_trap_that_comes_back_is_met_with_the_next_view_and_the_last_one_stays():
     defense, model, values = make()
-    values[RAW] = times(4)
-    walk(defense, model, 13)
-    values[GREY] = times(4)
-    walk(defense, model, 13)
-    values[JPEG] = times(4)
+    for view in (RAW, GREY, JPEG):
+        values[view] = times(4)
+        walk(defense, model, 13)
     walk(defense, model, 100)
-    assert [event.words.split("'")[1] for event in defense.events] == ["grey", "jpeg", "jpeg-grey"]
+    assert [event.words.split("'")[1] for event in defense.events] == ["grey", "jpeg", "smooth"]
 
 
 def test_a_network_that_learned_a_pattern_is_told_by_its_own_measures(tmp_path, clean, trapped):
