@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from pst_fast.ops import View
 from pst_fast.registry import Registry
 from pst_fast.train.augmentation import PLAIN, Augmentation
 from pst_fast.train.following import Following
@@ -64,6 +65,10 @@ class Defense:
         """Whether, and how, images are seen a second time, without their labels."""
         return None
 
+    def looks(self) -> tuple[View, ...]:
+        """Views through which the finished network looks: its answer is their mean. None: at the image."""
+        return ()
+
     def transform(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Change an augmented batch.
 
@@ -81,6 +86,9 @@ class Defense:
 
     def after_step(self) -> None:
         """Called after every optimizer step."""
+
+    def expect_trap(self) -> None:
+        """Called after ``start``, to estimate costs: be as on unlearnable data most of the time."""
 
     def checks(self, steps: int) -> int:
         """How often :meth:`after_step` does more than count, in so many steps: what a run costs follows."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pst_fast.defenses.views import STATIC_MIX
+from pst_fast.defenses.views import STATIC_MIX, VIEWS
 from pst_fast.ops import View
 from pst_fast.train.augmentation import COLOUR, PLAIN, Augmentation
 from pst_fast.train.following import Following
@@ -51,6 +51,7 @@ class Stage:
         mix: View -> probability; empty: images stay as they are.
         augmentation: What follows.
         following: What is learned from the images as they are.
+        looks: Views through which the finished network looks; none: at the images as they are.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Stage:
     mix: Mapping[str, float] = field(default_factory=dict)
     augmentation: Augmentation = PLAIN
     following: Following | None = None
+    looks: tuple[View, ...] = ()
 
     def trapped(self, measure: Measure) -> list[int]:
         """Depths, shallow first, at which a sign shows."""
@@ -107,6 +109,7 @@ STAGES = (
         mix=SMOOTH_MIX,
         augmentation=COLOUR,
         following=PLAINLY,
+        looks=tuple(VIEWS[name] for name in SMOOTH_MIX),
     ),
     Stage(
         "jpeg-grey", (), mix=JPEG_MIX, augmentation=replace(COLOUR, grey_probability=0.95), following=PLAINLY

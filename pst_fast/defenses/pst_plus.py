@@ -53,6 +53,9 @@ class PSTPlus(Defense):
         if self._cadence.step():
             self._check()
 
+    def expect_trap(self) -> None:
+        self._stage = 1
+
     def checks(self, steps: int) -> int:
         return self._cadence.checks(steps)
 
@@ -61,6 +64,9 @@ class PSTPlus(Defense):
 
     def following(self) -> Following | None:
         return self.stages[self._stage].following
+
+    def looks(self) -> tuple[View, ...]:
+        return self.stages[self._stage].looks
 
     def view(self, images: torch.Tensor, seed: int, step: int) -> torch.Tensor:
         mix = self.stages[self._stage].mix

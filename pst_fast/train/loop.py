@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pst_fast import distributed
+from pst_fast import distributed, ops
 from pst_fast.data.types import Batch, Loader
 from pst_fast.defenses.base import Defense, Event
 from pst_fast.errors import InputError
 from pst_fast.files import replacing
 from pst_fast.models import create_model
+from pst_fast.ops import View
 from pst_fast.precision import autocast, computes_in_bf16
 from pst_fast.pst import ActivationClusterMeasurement
 from pst_fast.train.augmentation import Augmentation, normalise
@@ -234,10 +235,14 @@ class Fit:
         for batch in loader.epoch(0):
             if not len(batch.labels):
                 continue
-            inputs = normalise(resized(batch.images.to(self.device, non_blocking=True), size))
-            with autocast(self.device, self.bf16):
-                logits = forward(inputs)
-            correct += (logits.argmax(1) == batch.labels.to(self.device)).sum()
+            images = batch.images.to(self.device, non_blocking=True)
+            answers = torch.zeros((), device=self.device)
+            for view in self.defense.looks() or (View(),):
+                seen = ops.degrade(images, [view], seed=0, offset=0)
+                with autocast(self.device, self.bf16):
+                    logits = forward(normalise(resized(seen, size)))
+                answers = answers + logits.float().softmax(1)
+            correct += (answers.argmax(1) == batch.labels.to(self.device)).sum()
         return int(distributed.sum_(correct)) / loader.num_samples
 
     def _show(self, step: int, speed: float) -> None:

@@ -39,7 +39,8 @@ def train(
         output: Folder to make: ``metrics.jsonl``, ``model.pt``, ``tensorboard/`` and the manifest, whose
             facts hold the accuracies (in [0,1]; last and best epoch, ``last`` being what the defense hands
             out: the last epoch, unless it stops early), seconds by phase, images a second,
-            peak memory and the stages by depth.
+            peak memory, the stages by depth, and the views through which the network is to look
+            (:class:`~pst_fast.ops.View`; none: at the images as they are).
         train_data: Folder with ``train.beton``.
         test_data: Folder with ``test.beton``; it is evaluated after each epoch and steers nothing.
         settings: What the run depends on.
@@ -87,6 +88,7 @@ def train(
             "bf16": fit.bf16,
             "stages": [stage.name for stage in fit.acm.stages],
             "events": [asdict(event) for event in defense.events],
+            "looks": [asdict(view) for view in defense.looks()],
             "device": str(device),
         }
 
