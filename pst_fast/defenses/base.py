@@ -87,9 +87,6 @@ class Defense:
     def after_step(self) -> None:
         """Called after every optimizer step."""
 
-    def expect_trap(self) -> None:
-        """Called after ``start``, to estimate costs: be as on unlearnable data most of the time."""
-
     def checks(self, steps: int) -> int:
         """How often :meth:`after_step` does more than count, in so many steps: what a run costs follows."""
         return 0

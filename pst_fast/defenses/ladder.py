@@ -92,7 +92,6 @@ STAGES = (
         entry=Sign(GREY, REMEDIES, TRACE),
         mix=STATIC_MIX,
         augmentation=replace(COLOUR, grey_probability=0.95),
-        following=PLAINLY,
     ),
     Stage(
         "jpeg",
@@ -111,9 +110,7 @@ STAGES = (
         following=PLAINLY,
         looks=tuple(VIEWS[name] for name in SMOOTH_MIX),
     ),
-    Stage(
-        "jpeg-grey", (), mix=JPEG_MIX, augmentation=replace(COLOUR, grey_probability=0.95), following=PLAINLY
-    ),
+    Stage("jpeg-grey", (), mix=JPEG_MIX, augmentation=replace(COLOUR, grey_probability=0.95)),
 )
 
 

@@ -53,9 +53,6 @@ class PSTPlus(Defense):
         if self._cadence.step():
             self._check()
 
-    def expect_trap(self) -> None:
-        self._stage = 1
-
     def checks(self, steps: int) -> int:
         return self._cadence.checks(steps)
 

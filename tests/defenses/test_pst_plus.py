@@ -122,7 +122,7 @@ def test_a_trap_goes_back_to_the_calm_check_before_the_last_and_on_under_another
     assert PSTPlus.rollback == 2 and torch.equal(model.fc.bias, torch.full((3,), 52.0))
     images = torch.randint(256, (40, 16, 16, 3), dtype=torch.uint8)
     assert defense.augmentation().grey_probability == 0.95
-    assert defense.following() == Following(0.5, COLOUR)
+    assert defense.following() is None and defense.looks() == ()
     assert not torch.equal(defense.view(images, 0, 0), images)
     walk(defense, model, 100)
     assert len(defense.events) == 1  # raw images are no longer looked at
@@ -135,6 +135,8 @@ def test_a_trap_that_comes_back_is_met_with_the_next_view_and_the_last_one_stays
         walk(defense, model, 13)
     walk(defense, model, 100)
     assert [event.words.split("'")[1] for event in defense.events] == ["grey", "jpeg", "smooth"]
+    assert defense.following() == Following(0.5, COLOUR)
+    assert defense.looks() == (View.median(), View.blur(), View.down_up())
 
 
 def test_a_network_that_learned_a_pattern_is_told_by_its_own_measures(tmp_path, clean, trapped):

@@ -147,14 +147,14 @@ class Calibration:
                 self._write_each = (time.perf_counter() - started) / len(labels)
         return self._write_each
 
-    def training(self, defense: str, poisoned: bool) -> TrainingCost:
+    def training(self, defense: str) -> TrainingCost:
         """Run a training in miniature, and scale it up."""
         size, epochs = self.size, self.plan.train.epochs
         real = size.steps(defense)
-        flops, steps = self._first_steps(defense, poisoned)
+        flops, steps = self._first_steps(defense)
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
-            fit, loader, watched = self._fit(defense, poisoned, EPOCHS, min(steps, real), Path(folder))
+            fit, loader, watched = self._fit(defense, EPOCHS, min(steps, real), Path(folder))
             start = (time.perf_counter() - started) * (real / len(loader) if loader.given else 1)
             started = time.perf_counter()
             fit.run()
@@ -171,10 +171,10 @@ class Calibration:
         each = real * step + acm + (sum(size.data.test) + held_out) * look + saving
         return TrainingCost(start + epochs * each + check * fit.defense.checks(epochs * real), flops)
 
-    def _first_steps(self, defense: str, poisoned: bool) -> tuple[float, int]:
+    def _first_steps(self, defense: str) -> tuple[float, int]:
         """FLOPs of a step, and how many steps an epoch in miniature shall have; warms everything up."""
         with tempfile.TemporaryDirectory() as folder:
-            fit, _, _ = self._fit(defense, poisoned, 1, 2, Path(folder))
+            fit, _, _ = self._fit(defense, 1, 2, Path(folder))
             whole, acm = FlopCounterMode(display=False), FlopCounterMode(display=False)
             with whole:
                 fit.run()
@@ -183,16 +183,14 @@ class Calibration:
             looks = _looks(fit) * self.size.network.forward_flops
             flops = (whole.get_total_flops() - acm.get_total_flops() - looks) / 2
         with tempfile.TemporaryDirectory() as folder:
-            fit, _, _ = self._fit(defense, poisoned, 1, 2, Path(folder))
+            fit, _, _ = self._fit(defense, 1, 2, Path(folder))
             fit.run()
         steps = max(1, round(TRAINING_SECONDS / EPOCHS / (fit.seconds["train"] / 2)))
         if fit.defense.checks(EPOCHS * LEAST_WITH_CHECKS):
             steps = max(steps, LEAST_WITH_CHECKS)
         return flops, steps
 
-    def _fit(
-        self, defense: str, poisoned: bool, epochs: int, steps: int, folder: Path
-    ) -> tuple[Fit, Repeated, "_Watched"]:
+    def _fit(self, defense: str, epochs: int, steps: int, folder: Path) -> tuple[Fit, Repeated, "_Watched"]:
         settings = replace(self.plan.train, defense=defense, seed=0, epochs=epochs)
         batch = self._batch(min(settings.batch_size, self.size.images))
         loader = Repeated(batch, steps)
@@ -204,8 +202,6 @@ class Calibration:
             probe=self._batch(self.size.data.probes), num_classes=self.classes, settings=settings,
             device=self.plan.device, folder=folder, progress=lambda fraction, words: None,
         )  # fmt: skip
-        if poisoned:
-            strategy.expect_trap()
         return fit, loader, _Watched(strategy)
 
     def _batch(self, count: int) -> Batch:

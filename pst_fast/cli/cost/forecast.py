@@ -17,7 +17,6 @@ from pst_fast.cli.stages import tasks_to_do, title_of
 from pst_fast.cli.tasks import Task, graph
 from pst_fast.cli.terminal import Terminal, clock
 from pst_fast.data.perturbations import FILE
-from pst_fast.defenses.base import DEFENSES, Defense
 from pst_fast.distributed import world_size
 from pst_fast.errors import InputError
 
@@ -59,7 +58,7 @@ def forecast(plan: Plan, terminal: Terminal) -> Forecast:
     finally:
         torch.set_num_threads(before)
     flops = {
-        task: size.training_flops(task.defense, trainings[_kind(task)].flops_per_step)
+        task: size.training_flops(task.defense, trainings[task.defense].flops_per_step)
         for task in to_do
         if task.kind == "train"
     }
@@ -68,9 +67,9 @@ def forecast(plan: Plan, terminal: Terminal) -> Forecast:
 
 def _calibrated(
     size: RunSize, to_do: Sequence[Task], terminal: Terminal
-) -> tuple[dict[Task, float], dict[tuple[str, bool], TrainingCost]]:
+) -> tuple[dict[Task, float], dict[str, TrainingCost]]:
     crafts: dict[str, float] = {}
-    trainings: dict[tuple[str, bool], TrainingCost] = {}
+    trainings: dict[str, TrainingCost] = {}
     seconds: dict[Task, float] = {}
     if not to_do:
         return seconds, trainings
@@ -85,16 +84,10 @@ def _calibrated(
                     crafts[task.attack] = 0.0 if task.attack == FILE else calibration.crafting(task.attack)
                 seconds[task] = crafts[task.attack] + calibration.apply()
             else:
-                if _kind(task) not in trainings:
-                    trainings[_kind(task)] = calibration.training(*_kind(task))
-                seconds[task] = trainings[_kind(task)].seconds
+                if task.defense not in trainings:
+                    trainings[task.defense] = calibration.training(task.defense)
+                seconds[task] = trainings[task.defense].seconds
     return seconds, trainings
-
-
-def _kind(task: Task) -> tuple[str, bool]:
-    """What the cost of a training depends on: its defense, and whether a trap will change what that does."""
-    changes = DEFENSES[task.defense].expect_trap is not Defense.expect_trap
-    return task.defense, changes and task.attack != NO_ATTACK
 
 
 def finish_time(tasks: Sequence[Task], seconds: Mapping[Task, float], workers: int) -> float:
