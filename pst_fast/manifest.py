@@ -57,7 +57,8 @@ def build_stage(
         output: Folder of the stage.
         kind: Name of the stage ("prepare", "craft", ...).
         parameters: Everything (JSON values) that changes the result, the seed among it.
-        inputs: Name -> folder of an earlier stage; its manifest's hashes enter the key.
+        inputs: Name -> folder of an earlier stage, or the one file of it that is read; the hashes in its
+            manifest enter the key.
         build: Called with the stage's folder; fills it, and returns facts for the manifest
             (measured budget, device, ...), which later readers find under ``"facts"``. Called again after a
             kill, it finds what it left; what it leaves in the folder ``WORKING`` is removed in the end.
@@ -67,7 +68,7 @@ def build_stage(
     request = {
         "kind": kind,
         "parameters": json.loads(json.dumps(parameters)),
-        "inputs": {name: read_manifest(folder)["outputs"] for name, folder in inputs.items()},
+        "inputs": {name: _hashes(path) for name, path in inputs.items()},
     }
     if _looking.get():
         if _is_there(output, request):
@@ -163,6 +164,13 @@ def _read(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    """Of all files of a stage, or of one of them."""
+    if path.is_dir():
+        return read_manifest(path)["outputs"]
+    return {path.name: read_manifest(path.parent)["outputs"][path.name]}
 
 
 @cache

@@ -139,7 +139,7 @@ def craft(
         _check_budget(attack, kind, budget, facts["budget"], data.images.shape)
         return facts
 
-    inputs = {"clean": _stage(clean)}
+    inputs = {"clean": _train_file(clean)}
     return build_stage(output, "craft", parameters, inputs, build, together=kind.shared)
 
 
@@ -185,7 +185,7 @@ def import_bank(
         facts = _write(folder, steps, class_conditional, facts, data)
         return facts | {"epsilon": facts["budget"]["linf"]}
 
-    return build_stage(output, "craft", parameters, {"clean": _stage(clean)}, build)
+    return build_stage(output, "craft", parameters, {"clean": _train_file(clean)}, build)
 
 
 def _write(
@@ -236,7 +236,7 @@ def apply(output: Path, clean: Path, bank: Path) -> Path:
             **{key: loaded.facts[key] for key in _FACTS[:5]},
         }
 
-    return build_stage(output, "apply", {}, {"clean": _stage(clean), "bank": _stage(bank)}, build)
+    return build_stage(output, "apply", {}, {"clean": _train_file(clean), "bank": _stage(bank)}, build)
 
 
 def load_bank(folder: Path, *, verify: bool = True) -> Bank:
@@ -333,6 +333,13 @@ def _stage(folder: Path) -> Path:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("outputs"), dict):
         raise InputError(f"{folder / MANIFEST}: expected the manifest of a stage, but it lists no outputs")
     return folder
+
+
+def _train_file(clean: Path) -> Path:
+    """The one file that perturbations depend on: other test images leave them as they are."""
+    if "train.beton" not in read_manifest(_stage(clean))["outputs"]:
+        raise InputError(f"{clean}: expected a prepared data set, but it has no train.beton")
+    return clean / "train.beton"
 
 
 def _load_clean(folder: Path) -> ImageSet:

@@ -34,6 +34,19 @@ def write_clean(folder: Path, seed: int = 0) -> Path:
     return build_stage(folder, "prepare", {"seed": seed}, {}, build)
 
 
+def write_clean_with_other_test_images(folder: Path) -> Path:
+    """The same training images."""
+
+    def build(partial):
+        data = read_beton(write_clean(folder.with_name("first")) / "train.beton")
+        images = data.gather(np.arange(COUNT))
+        write_beton(partial / "train.beton", images, data.labels, 7 * np.arange(COUNT))
+        write_beton(partial / "test.beton", images[:9], data.labels[:9], np.arange(9))
+        return {"classes": list(CLASSES), "image_size": SIZE}
+
+    return build_stage(folder, "prepare", {"other": True}, {}, build)
+
+
 def craft_here(output: Path, clean: Path, attack: str, **changes) -> Path:
     arguments = {
         "epsilon": None,
@@ -358,3 +371,16 @@ def test_a_file_that_does_not_fit_leaves_nothing(tmp_path, clean):
     assert not list(tmp_path.glob("imported*"))
     with pytest.raises(InputError, match="expected a file or a folder, but there is none"):
         import_bank(tmp_path / "imported", clean, tmp_path / "missing.npy")
+
+
+def test_other_test_images_leave_perturbations_as_they_are(tmp_path, clean, lsp):
+    poisoned = apply(tmp_path / "poisoned", clean, lsp)
+    before = [path.stat().st_mtime_ns for path in (lsp / "manifest.json", poisoned / "manifest.json")]
+    other = write_clean_with_other_test_images(tmp_path / "other")
+    hashes = [read_manifest(folder)["outputs"] for folder in (clean, other)]
+    assert hashes[0]["train.beton"] == hashes[1]["train.beton"]
+    assert hashes[0]["test.beton"] != hashes[1]["test.beton"]
+    craft_here(lsp, other, "lsp")
+    apply(poisoned, other, lsp)
+    after = [path.stat().st_mtime_ns for path in (lsp / "manifest.json", poisoned / "manifest.json")]
+    assert after == before
