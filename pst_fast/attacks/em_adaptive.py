@@ -1,5 +1,6 @@
 """An adaptive attacker: error-minimising noise crafted against the views of `pst-plus` themselves."""
 
+from statistics import fmean
 from typing import ClassVar
 
 from pst_fast.attacks.alternation import Recipe
@@ -9,13 +10,15 @@ from pst_fast.attacks.pgd import Transform
 from pst_fast.attacks.transforms import coloured, in_turn, seen_through, shift_and_flip
 from pst_fast.defenses.ladder import STAGES
 from pst_fast.defenses.views import VIEWS
+from pst_fast.ops import View
 
 
 @ATTACKS.register("em-adaptive")
 class AdaptiveErrorMinimizing(ErrorMinimizing):
-    """`em` whose network sees the images as the last stage of `pst-plus` does, in expectation over its draws.
+    """`em` whose network sees the images as the stages of `pst-plus` do, in expectation over their draws.
 
-    JPEG has no gradient to speak of: it is passed straight through (Athalye et al., ICML 2018).
+    Each stage after plain training counts alike. JPEG and quantised colours have no gradient to speak of, and
+    so views are passed straight through (Athalye et al., ICML 2018).
     """
 
     paper = "ours, after Huang et al., ICLR 2021, and Athalye et al., ICML 2018 (arXiv 1802.00420)"
@@ -27,8 +30,10 @@ class AdaptiveErrorMinimizing(ErrorMinimizing):
     }
 
     def transform(self, num_classes: int) -> Transform:
-        last = STAGES[-1]
-        mix = {VIEWS[name]: share for name, share in last.mix.items()}
-        return in_turn(
-            seen_through(mix), coloured(1.0, grey=last.augmentation.grey_probability), shift_and_flip
-        )
+        stages = [stage for stage in STAGES if stage.mix]
+        mix: dict[View, float] = {}
+        for stage in stages:
+            for name, share in stage.mix.items():
+                mix[VIEWS[name]] = mix.get(VIEWS[name], 0.0) + share / len(stages)
+        grey = fmean(stage.augmentation.grey_probability for stage in stages)
+        return in_turn(seen_through(mix), coloured(1.0, grey=grey), shift_and_flip)
