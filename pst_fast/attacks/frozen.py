@@ -8,6 +8,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pst_fast.attacks.packed_stem import pack_stems
 from pst_fast.precision import computes_in_bf16
 
 _log = logging.getLogger(__name__)
@@ -18,7 +19,8 @@ def frozen(model: nn.Module) -> nn.Module:
 
     No parameter of it requires gradients, which saves a third of a step's arithmetic. Batch norm uses its
     running statistics, so that a sample's perturbation does not depend on its neighbours in the batch, and
-    where it follows a convolution it is folded into it. The copy is channels_last, and bf16 where the device
+    where it follows a convolution it is folded into it. Stems of stride two see packed pixels
+    (:mod:`~pst_fast.attacks.packed_stem`). The copy is channels_last, and bf16 where the device
     computes in it: its inputs have to be so too (:func:`~pst_fast.attacks.pgd.perturbed_inputs`).
     """
     model = copy.deepcopy(model).eval()
@@ -30,6 +32,7 @@ def frozen(model: nn.Module) -> nn.Module:
             "cannot trace it: %s",
             error,
         )
+    pack_stems(model)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     dtype = torch.bfloat16 if computes_in_bf16(device) else torch.float32
     # Tracing and folding made modules and parameters anew.
