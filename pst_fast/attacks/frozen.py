@@ -25,7 +25,7 @@ def frozen(model: nn.Module) -> nn.Module:
     """
     model = copy.deepcopy(model).eval()
     try:
-        model = _fold_batch_norms(fx.symbolic_trace(model))
+        model = _fold_batch_norms(fx.GraphModule(model, _Tracer().trace(model)))
     except Exception as error:  # whatever the network's own code raises when it meets a traced value
         _log.warning(
             "The network's batch norms stay apart from its convolutions, which is slower, because torch.fx "
@@ -38,6 +38,13 @@ def frozen(model: nn.Module) -> nn.Module:
     # Tracing and folding made modules and parameters anew.
     model = model.eval().requires_grad_(False)
     return model.to(device, dtype).to(memory_format=torch.channels_last)
+
+
+class _Tracer(fx.Tracer):
+    """Convolutions of one's own classes are left whole too."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _fold_batch_norms(traced: fx.GraphModule) -> fx.GraphModule:

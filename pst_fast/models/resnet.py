@@ -1,7 +1,22 @@
 """ResNets of any width (He et al., CVPR 2016), with the stem that the field uses for small images."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution, which of few channels takes the pixels of its stride first.
+
+    oneDNN's gradient of such weights writes past its buffers where the input is channels_last, has a stride,
+    and fewer channels than a vector (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if self.in_channels >= 16:
+            return super().forward(input)
+        rows, columns = self.stride
+        return F.conv2d(input[..., ::rows, ::columns], self.weight, self.bias)
 
 
 class BasicBlock(nn.Module):
@@ -18,7 +33,7 @@ class BasicBlock(nn.Module):
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+                Pointwise(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -43,7 +58,7 @@ class Bottleneck(nn.Module):
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+                Pointwise(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from torch import nn
 
 from pst_fast.errors import InputError
 from pst_fast.models import create_model, list_models
+from pst_fast.models.resnet import Pointwise
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -81,3 +82,23 @@ def test_resnet50_has_as_many_weights_as_torchvisions():
     assert count[0] == count[1]
     with torch.no_grad():
         assert ours.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("channels", [8, 16])
+def test_a_pointwise_convolution_is_the_plain_one_with_any_number_of_channels(channels):
+    torch.manual_seed(0)
+    conv = Pointwise(channels, 24, 1, 2, bias=False)
+    plain = nn.Conv2d(channels, 24, 1, 2, bias=False)
+    plain.load_state_dict(conv.state_dict())
+    x = torch.randn(4, channels, 10, 10)
+    torch.testing.assert_close(conv(x), plain(x))
+
+
+def test_narrow_networks_train_on_odd_batches_in_channels_last():
+    """This wrote past oneDNN's buffers, with two threads and vectors of 16."""
+    model = create_model("resnet10", num_classes=3, width=8, image_size=16)
+    model.to(memory_format=torch.channels_last)
+    for _ in range(40):
+        x = torch.randn(15, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+        model(x).square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
