@@ -14,30 +14,37 @@ from typing import Any, ClassVar
 import torch
 from rich.console import Console
 
-from pst_fast import ops
 from pst_fast.cli.pipeline import attack_folder
 from pst_fast.cli.terminal import Terminal
 from pst_fast.defenses.base import DEFENSES, Defense
-from pst_fast.defenses.ladder import FINE, MILD, STAGES, Stage
+from pst_fast.defenses.ladder import STAGES, Stage
 from pst_fast.defenses.pst import PST
 from pst_fast.defenses.pst_plus import PSTPlus
 from pst_fast.errors import InputError
 from pst_fast.files import write_json
 from pst_fast.manifest import environment, read_manifest
-from pst_fast.pst import ActivationClusterMeasurement, OverViews
+from pst_fast.pst import ActivationClusterMeasurement, OverThreshold, OverViews
+from pst_fast.pst.schedule import THRESHOLD
 from pst_fast.pst.trigger import Trigger
-from pst_fast.train.augmentation import normalise
 from pst_fast.train.loop import Fit
 from pst_fast.train.settings import TrainSettings
 from pst_fast.train.trainer import train
 
 
-class _Ratios(PST):
-    summary: ClassVar[str] = "ratios to ACM under JPEG-40 at every depth, in the place of fixed limits"
+class _Limits(PST):
+    summary: ClassVar[str] = "limits of ACM itself, at the three shallowest depths"
 
     def trigger(self, fit: Fit) -> Trigger:
-        degraded = ops.degrade(fit.probe_images, [MILD], seed=0, offset=0)
-        return OverViews(fit.acm, [(normalise(degraded), FINE)])
+        return OverThreshold(fit.acm, THRESHOLD)
+
+
+class _Shallow(PST):
+    summary: ClassVar[str] = "only the three shallowest depths are watched and slowed"
+
+    def trigger(self, fit: Fit) -> Trigger:
+        whole = super().trigger(fit)
+        assert isinstance(whole, OverViews)
+        return OverViews(whole.acm, whole.views, depth=3)
 
 
 class _Pooled(PST):
@@ -49,19 +56,24 @@ class _Pooled(PST):
         return super().trigger(fit)
 
 
-class _Rarely(PST):
-    summary: ClassVar[str] = "a check when an eighth of the steps so far have passed"
-    options: ClassVar[dict[str, Any]] = {"growth": 8}
+class _Impatient(PST):
+    summary: ClassVar[str] = "one check is enough"
+    options: ClassVar[dict[str, Any]] = {**PST.options, "patience": 0}
 
 
 class _NoRollback(PST):
     summary: ClassVar[str] = "stages are slowed, nothing is taken back"
-    options: ClassVar[dict[str, Any]] = {"rollback": 0}
+    options: ClassVar[dict[str, Any]] = {**PST.options, "rollback": 0}
 
 
 class _NoSlowing(PST):
     summary: ClassVar[str] = "training goes back, and on at the same rates"
-    options: ClassVar[dict[str, Any]] = {"gamma": 1.0}
+    options: ClassVar[dict[str, Any]] = {**PST.options, "gamma": 1.0}
+
+
+class _PlusImpatient(PSTPlus):
+    summary: ClassVar[str] = "one check is enough"
+    patience: ClassVar[int] = 0
 
 
 class _PlusNoRollback(PSTPlus):
@@ -70,7 +82,7 @@ class _PlusNoRollback(PSTPlus):
 
 
 class _PlusOneView(PSTPlus):
-    summary: ClassVar[str] = "from plain training straight to the strongest view"
+    summary: ClassVar[str] = "from the first stage straight to the strongest view"
     stages = (STAGES[0], STAGES[-1])
 
 
@@ -99,11 +111,13 @@ class _PlusGreySign(PSTPlus):
 
 
 VARIANTS: dict[str, type[Defense]] = {
-    "pst/ratios": _Ratios,
+    "pst/limits": _Limits,
+    "pst/shallow": _Shallow,
     "pst/pooled": _Pooled,
-    "pst/rarely": _Rarely,
+    "pst/impatient": _Impatient,
     "pst/no-rollback": _NoRollback,
     "pst/no-slowing": _NoSlowing,
+    "pst-plus/impatient": _PlusImpatient,
     "pst-plus/no-rollback": _PlusNoRollback,
     "pst-plus/one-view": _PlusOneView,
     "pst-plus/no-following": _PlusNoFollowing,

@@ -1,40 +1,43 @@
-"""Progressive Staged Training (arXiv 2306.02064), in our reading of its first round."""
+"""Progressive Staged Training (arXiv 2306.02064), in our reading."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pst_fast import ops
 from pst_fast.defenses.base import DEFENSES, Defense, Event
-from pst_fast.pst import OverThreshold, ProgressiveStagedTraining
-from pst_fast.pst.schedule import HISTORY, INTERVAL, THRESHOLD
+from pst_fast.defenses.ladder import PLAIN_SIGNS
+from pst_fast.pst import OverViews, ProgressiveStagedTraining
 from pst_fast.pst.trigger import Trigger
+from pst_fast.train.augmentation import normalise
 
 if TYPE_CHECKING:
     from pst_fast.train.loop import Fit
 
-CHECKS_AN_EPOCH = 6
-"""At most: the thresholds were found with a check every 13 steps of 78."""
-
 
 @DEFENSES.register("pst")
 class PST(Defense):
-    """Plain training under the staged schedule: ACM, roll-back, slowed shallow stages."""
+    """Plain training under the staged schedule: ACM, roll-back, slowed stages.
 
-    summary: ClassVar[str] = "Progressive Staged Training: ACM, roll-back, slowed shallow stages"
-    options: ClassVar[dict[str, Any]] = {}
+    What tells of a trap is what tells ``pst-plus`` of one in its first stage, at every depth.
+    """
+
+    summary: ClassVar[str] = "Progressive Staged Training: ACM, roll-back, slowed stages"
+    options: ClassVar[dict[str, Any]] = {"growth": 8, "patience": 1, "rollback": 2, "history": 3}
     """Of the schedule, where they are not its defaults."""
-    snapshots: ClassVar[int] = HISTORY
+    snapshots: ClassVar[int] = options["history"]
 
     def start(self, fit: Fit) -> None:
         self._schedule = ProgressiveStagedTraining(
             fit.model, fit.optimizer, fit.acm.images, fit.acm.labels,
-            acm=fit.acm, trigger=self.trigger(fit), kept=fit.averaged.everything,
-            interval=max(INTERVAL, len(fit.loader) // CHECKS_AN_EPOCH), **self.options,
+            acm=fit.acm, trigger=self.trigger(fit), kept=fit.averaged.everything, **self.options,
         )  # fmt: skip
 
     def trigger(self, fit: Fit) -> Trigger:
         """What counts as a trap."""
-        return OverThreshold(fit.acm, THRESHOLD)
+        limits = {view: sign.limit for sign in PLAIN_SIGNS for view in sign.floors}
+        seen = {view: ops.degrade(fit.probe_images, [view], seed=0, offset=0) for view in limits}
+        return OverViews(fit.acm, [(normalise(seen[view]), limit) for view, limit in limits.items()])
 
     def after_step(self) -> None:
         event = self._schedule.step()

@@ -1,8 +1,8 @@
 """pst-plus: the measure tells that there is a trap, and under which view there is none.
 
-Ours. Training starts plainly, as its own scout. Under a view that destroys a perturbation, a trapped
-network's ACM falls to what content alone gives, so that the ratio of the two tells of a trap without any
-clean image. Then training goes back to before it, and on under the first view that is free of it.
+Ours. Training starts with colour jitter alone, and is its own scout. Under a view that destroys a
+perturbation, a trapped network's ACM falls to what content alone gives, so that the fall tells of a trap
+without any clean image. Then training goes back to before it, and on under the first view free of it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,19 @@ INTERVAL, GROWTH = 13, 8
 
 @DEFENSES.register("pst-plus")
 class PSTPlus(Defense):
-    """Plain training until it is trapped; then back to two checks before, and on under a stronger view.
+    """Training as ``cg`` until it is trapped; then back to two calm checks before, and on under another view.
+
+    A trap is told when two checks in a row show it; the second comes soon. A young network may show something
+    at one check that is gone at the next.
 
     Checks come ever more rarely, so that their cost is a small share of a long training, and going back loses
     about a fifth of the steps so far.
     """
 
-    summary: ClassVar[str] = "plain until ACM tells of a trap; then back, and on under a view free of it"
+    summary: ClassVar[str] = "cg until ACM tells of a trap; then back, and on under a view free of it"
     stages: ClassVar[tuple[Stage, ...]] = STAGES
+    patience: ClassVar[int] = 1
+    """Checks in a row that may show a trap before anything is done."""
     rollback: ClassVar[int] = 2
     """Checks to go back: to the calm one before the last."""
     snapshots: ClassVar[int] = rollback + 1
@@ -46,6 +51,7 @@ class PSTPlus(Defense):
     def start(self, fit: Fit) -> None:
         self._fit = fit
         self._stage = 0
+        self._suspicions = 0
         self._cadence = Cadence(INTERVAL, GROWTH)
         self._snapshots = Snapshots(fit.averaged.everything, fit.optimizer, self.rollback + 1)
 
@@ -74,7 +80,13 @@ class PSTPlus(Defense):
         trapped = self.stages[self._stage].trapped(measure)
         if not trapped:
             self._snapshots.take()
+            self._suspicions = 0
             return
+        if self._suspicions < self.patience:
+            self._suspicions += 1
+            self._cadence.hurry()
+            return
+        self._suspicions = 0
         self._stage = next_stage(self.stages, self._stage, measure)
         if self.rollback:
             self._snapshots.go_back(self.rollback)
@@ -90,11 +102,13 @@ class PSTPlus(Defense):
     def state_dict(self) -> dict[str, Any]:
         return {
             "stage": self._stage,
+            "suspicions": self._suspicions,
             "cadence": self._cadence.state_dict(),
             "snapshots": self._snapshots.state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._stage = state["stage"]
+        self._suspicions = state["suspicions"]
         self._cadence.load_state_dict(state["cadence"])
         self._snapshots.restore(state["snapshots"])

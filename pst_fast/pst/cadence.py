@@ -34,6 +34,10 @@ class Cadence:
         self._due = self.steps + max(self.interval, self.steps // self.growth if self.growth else 0)
         return True
 
+    def hurry(self) -> None:
+        """Have the next check ``interval`` steps from now at the latest."""
+        self._due = min(self._due, self.steps + self.interval)
+
     def checks(self, steps: int) -> int:
         """How many checks a training of so many steps has."""
         twin = Cadence(self.interval, self.growth)

@@ -1,4 +1,4 @@
-"""What counts as a trap: ACM over a limit, or over what it is under views that destroy perturbations."""
+"""What counts as a trap: ACM over a limit, or a fall of it under views that destroy perturbations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,16 +49,23 @@ class OverThreshold:
         return Finding(acm, tuple(name for name, limit in self.limits.items() if acm[name] > limit))
 
 
-class OverViews:
-    """Trapped are stages whose ACM has come over a multiple of what it is when the same probes are degraded.
+def explained(acm: float) -> float:
+    """The share of variance that classes explain: ACM is their part over the rest."""
+    return acm / (1 + acm)
 
-    Under a view that takes perturbations away and leaves content, ACM of a network that has learned content
-    hardly falls, so that limits are ratios, and no training on clean data is needed. Some perturbations show
-    in a fresh network already, before anything is learned: ratios count by how much they have grown since.
+
+class OverViews:
+    """Trapped are stages in which classes explain less of the variance when the same probes are degraded.
+
+    Under a view that takes perturbations away and leaves content, a network that has learned content explains
+    about as much. So limits need no training on clean data, and hold for all stages: they are differences of
+    shares, which are small while a network has learned little, and where it fits its training data under
+    either view. (The ratio of ACM itself is neither.)
 
     Args:
-        acm: The measurement, of a network that has not been trained yet.
-        views: Probes under a view, [N,3,H,W] as the network takes them, and the growth that is too much.
+        acm: The measurement.
+        views: Probes under a view, [N,3,H,W] as the network takes them, and the fall in (0,1) that is too
+            much.
         depth: How many stages are watched, shallow ones first; None: all.
     """
 
@@ -69,20 +76,11 @@ class OverViews:
         depth: int | None = None,
     ) -> None:
         self.acm, self.views, self.depth = acm, views, depth
-        self._fresh = self._ratios()[1]
 
     def __call__(self) -> Finding:
-        acm, ratios = self._ratios()
-        trapped = {
-            name
-            for (_, limit), now, fresh in zip(self.views, ratios, self._fresh, strict=True)
-            for name in acm
-            if now[name] > limit * fresh[name]
-        }
-        return Finding(acm, tuple(name for name in acm if name in trapped))
-
-    def _ratios(self) -> tuple[dict[str, float], list[dict[str, float]]]:
-        """ACM by stage, and for each view how many times as high it is as under that."""
         acm = self.acm(depth=self.depth)
-        floors = [self.acm(images, depth=self.depth) for images, _ in self.views]
-        return acm, [{name: acm[name] / max(floor[name], 1e-9) for name in acm} for floor in floors]
+        trapped: set[str] = set()
+        for images, limit in self.views:
+            under = self.acm(images, depth=self.depth)
+            trapped |= {name for name in acm if explained(acm[name]) - explained(under[name]) > limit}
+        return Finding(acm, tuple(name for name in acm if name in trapped))

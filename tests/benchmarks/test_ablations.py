@@ -46,16 +46,16 @@ def test_each_variant_changes_one_thing():
         assert issubclass(variant, PST if name.startswith("pst/") else PSTPlus)
         changed = {key for key in vars(variant) if not key.startswith("_")} - {"summary"}
         assert len(changed) == 1, name
-    assert ablations.VARIANTS["pst/no-rollback"].options == {"rollback": 0}
+    assert ablations.VARIANTS["pst/no-rollback"].options == {**PST.options, "rollback": 0}
     one_view = ablations.VARIANTS["pst-plus/one-view"]
-    assert [stage.name for stage in one_view.stages] == ["plain", "jpeg-grey"]
+    assert [stage.name for stage in one_view.stages] == ["colour", "jpeg-grey"]
     assert not set(ablations.VARIANTS) & set(DEFENSES.names())
 
 
 @pytest.mark.parametrize(
     ("attack", "variant", "words"),
     [
-        ("ops", "pst/ratios", "--attacks ops: expected one that"),
+        ("ops", "pst/limits", "--attacks ops: expected one that"),
         ("lsp", "pst/none", "unknown defense 'pst/none'"),
     ],
 )
@@ -66,4 +66,4 @@ def test_what_is_not_there_is_named(finished, attack, variant, words):
 
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(InputError, match=r"results.json: expected the results of a run"):
-        ablations.run(arguments(tmp_path, "lsp", "pst/ratios"))
+        ablations.run(arguments(tmp_path, "lsp", "pst/limits"))

@@ -17,6 +17,15 @@ def test_checks_are_an_interval_apart_until_a_share_of_the_steps_is_longer():
     assert Cadence(3, 2).checks(30) == 6
 
 
+def test_the_next_check_can_be_hurried_and_is_never_put_off():
+    cadence = Cadence(3, 2)
+    assert due(cadence, 19) == [3, 6, 9, 13, 19]  # the next is due at 28
+    cadence.hurry()
+    assert due(cadence, 12) == [22]  # then an eleventh of the way later
+    cadence.hurry()
+    assert due(cadence, 3) == [33]
+
+
 @given(interval=st.integers(1, 20), growth=st.integers(1, 40), before=st.integers(0, 300))
 def test_a_cadence_that_is_taken_up_again_goes_on_as_if_nothing_had_been(interval, growth, before):
     whole, first, second = (Cadence(interval, growth) for _ in range(3))

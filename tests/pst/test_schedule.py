@@ -130,6 +130,21 @@ def test_without_roll_back_stages_are_slowed_and_nothing_else_happens():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_patience_waits_for_a_trap_that_stays_and_checks_again_soon():
+    good, bad = (0.5, 0.5), (2.0, 0.1)
+    checks = [bad, good, bad, bad]  # after steps 2, 4, 6, and 8, where growth alone would have it at 9
+    model, optimizer, pst = make(values=checks, interval=2, growth=2, patience=1, rollback=1)
+    calm = None
+    for step in range(1, 9):
+        train_step(model, optimizer)
+        event = pst.step()
+        assert (event is not None) == (step == 8)
+        if step == 4:
+            calm = copy.deepcopy(model.state_dict())
+    assert [e.step for e in pst.events] == [8] and pst.levels == {"first": 1, "second": 0}
+    assert all(torch.equal(calm[name], tensor) for name, tensor in model.state_dict().items())
+
+
 def test_schedulers_keep_their_rates():
     model, optimizer, pst = make(interval=100)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
@@ -141,14 +156,14 @@ def test_schedulers_keep_their_rates():
 
 
 def test_a_resumed_run_ends_with_the_same_weights_as_an_unbroken_one(tmp_path):
-    script = [(0.1, 0.1)] * 3 + [(2.0, 0.1)] + [(0.1, 0.1)] * 2 + [(2.0, 0.1)] + [(0.1, 0.1)]
-    model, optimizer, pst = make(values=script, interval=1)
+    script = [(0.1, 0.1)] * 4 + [(2.0, 0.1)] * 4  # a suspicion is pending when it is saved
+    model, optimizer, pst = make(values=script, interval=1, patience=1)
     for step in range(8):
         if step == 5:
             torch.save((model.state_dict(), optimizer.state_dict(), pst.state_dict()), tmp_path / "state")
         train_step(model, optimizer)
         pst.step()
-    other, other_optimizer, other_pst = make(values=script[5:], interval=1)
+    other, other_optimizer, other_pst = make(values=script[5:], interval=1, patience=1)
     weights, state, schedule = torch.load(tmp_path / "state", weights_only=True)
     other.load_state_dict(weights)
     other_optimizer.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Small folders to train on: 3 classes at 16x16, with or without a pattern for each class."""
+"""Small folders to train on: 3 classes at 16x16, with or without coloured tiles for each class."""
 
 from pathlib import Path
 
@@ -12,18 +12,27 @@ CLASSES, SIZE = 3, 16
 
 
 def make_folder(
-    path: Path, *, seed: int = 0, pattern: int = 0, train: int = 60, classes: int = CLASSES, relabel: int = 0
+    path: Path,
+    *,
+    seed: int = 0,
+    pattern: int = 0,
+    step: int = 20,
+    train: int = 60,
+    classes: int = CLASSES,
+    relabel: int = 0,
 ) -> Path:
-    """Write train.beton (with ``pattern`` levels of a class-wise pattern) and test.beton.
+    """Write train.beton (with ``pattern`` levels of class-wise tiles, which keep its grey) and test.beton.
 
-    ``relabel`` shifts the test labels: other labels, the same images.
+    Classes are ``step`` levels of brightness apart. ``relabel`` shifts the test labels: other labels, the
+    same images.
     """
     rng = np.random.default_rng(seed)
-    patterns = rng.choice([-1, 1], (classes, SIZE, SIZE, 3))
+    tiles = rng.choice([-1, 1], (classes, 4, 4, 1)).repeat(SIZE // 4, 1).repeat(SIZE // 4, 2)
+    patterns = tiles * np.array([0.114, 0, -0.299]) / 0.114
 
     def images(labels: np.ndarray, strength: int) -> np.ndarray:
         content = rng.integers(60, 190, (len(labels), SIZE, SIZE, 3))
-        content[:, :, 4 : 4 + SIZE // 2] += (labels * 20)[:, None, None, None]
+        content[:, :, 4 : 4 + SIZE // 2] += (labels * step)[:, None, None, None]
         return (content + strength * patterns[labels]).clip(0, 255).astype(np.uint8)
 
     def build(folder: Path) -> dict:
@@ -33,7 +42,8 @@ def make_folder(
         write_beton(folder / "test.beton", images(labels, 0), (labels + relabel) % classes, np.arange(30))
         return {"classes": [str(k) for k in range(classes)], "image_size": SIZE}
 
-    return build_stage(path, "prepare", {"seed": seed, "pattern": pattern, "relabel": relabel}, {}, build)
+    settings = {"seed": seed, "pattern": pattern, "step": step, "train": train, "relabel": relabel}
+    return build_stage(path, "prepare", settings, {}, build)
 
 
 @pytest.fixture(scope="session")
@@ -43,4 +53,4 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("data") / "trapped", pattern=40)
+    return make_folder(tmp_path_factory.mktemp("data") / "trapped", pattern=12, step=2, train=180)

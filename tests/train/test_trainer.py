@@ -131,8 +131,8 @@ def test_learning_rate_by_hand(tmp_path, clean):
 
 def test_probes_are_the_same_number_of_each_class_and_come_from_the_training_file(trapped):
     batch = probes(trapped / "train.beton", seed=1)
-    assert batch.labels.bincount().tolist() == [20, 20, 20]
-    assert batch.images.dtype == torch.uint8 and batch.images.shape == (60, 16, 16, 3)
+    assert batch.labels.bincount().tolist() == [60, 60, 60]
+    assert batch.images.dtype == torch.uint8 and batch.images.shape == (180, 16, 16, 3)
     assert np.array_equal(batch.labels.numpy(), batch.index.numpy() % 3)
 
 
