@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pst_fast import ops
 from pst_fast.defenses.base import DEFENSES, Defense, Event
-from pst_fast.defenses.ladder import PLAIN_SIGNS
+from pst_fast.defenses.ladder import COLOUR_OF_PLAIN, raw_signs
 from pst_fast.pst import OverViews, ProgressiveStagedTraining
 from pst_fast.pst.trigger import Trigger
 from pst_fast.train.augmentation import normalise
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class PST(Defense):
     """Plain training under the staged schedule: ACM, roll-back, slowed stages.
 
-    What tells of a trap is what tells ``pst-plus`` of one in its first stage, at every depth.
+    What tells of a trap is what tells ``pst-plus`` of one in its first stage, at every depth
+    (but that a network which has never seen colours change relies on them more).
     """
 
     summary: ClassVar[str] = "Progressive Staged Training: ACM, roll-back, slowed stages"
@@ -35,7 +36,7 @@ class PST(Defense):
 
     def trigger(self, fit: Fit) -> Trigger:
         """What counts as a trap."""
-        limits = {view: sign.limit for sign in PLAIN_SIGNS for view in sign.floors}
+        limits = {view: sign.limit for sign in raw_signs(COLOUR_OF_PLAIN) for view in sign.floors}
         seen = {view: ops.degrade(fit.probe_images, [view], seed=0, offset=0) for view in limits}
         return OverViews(fit.acm, [(normalise(seen[view]), limit) for view, limit in limits.items()])
 
