@@ -95,19 +95,14 @@ def _with_one_sign(number: int) -> tuple[Stage, ...]:
     return (replace(STAGES[0], signs=(STAGES[0].signs[number],)), *STAGES[1:])
 
 
-class _PlusJPEGSign(PSTPlus):
-    summary: ClassVar[str] = "only what JPEG takes away tells of a trap"
-    stages = _with_one_sign(0)
-
-
 class _PlusMedianSign(PSTPlus):
     summary: ClassVar[str] = "only what the median takes away tells of a trap"
-    stages = _with_one_sign(1)
+    stages = _with_one_sign(0)
 
 
 class _PlusGreySign(PSTPlus):
     summary: ClassVar[str] = "only what greyscale takes away tells of a trap"
-    stages = _with_one_sign(2)
+    stages = _with_one_sign(1)
 
 
 VARIANTS: dict[str, type[Defense]] = {
@@ -121,7 +116,6 @@ VARIANTS: dict[str, type[Defense]] = {
     "pst-plus/no-rollback": _PlusNoRollback,
     "pst-plus/one-view": _PlusOneView,
     "pst-plus/no-following": _PlusNoFollowing,
-    "pst-plus/jpeg-sign": _PlusJPEGSign,
     "pst-plus/median-sign": _PlusMedianSign,
     "pst-plus/grey-sign": _PlusGreySign,
 }

@@ -24,7 +24,7 @@ class PST(Defense):
     """
 
     summary: ClassVar[str] = "Progressive Staged Training: ACM, roll-back, slowed stages"
-    options: ClassVar[dict[str, Any]] = {"growth": 8, "patience": 1, "rollback": 2, "history": 3}
+    options: ClassVar[dict[str, Any]] = {"growth": 7, "patience": 1, "rollback": 2, "history": 3}
     """Of the schedule, where they are not its defaults."""
     snapshots: ClassVar[int] = options["history"]
 

@@ -25,8 +25,8 @@ from pst_fast.train.following import Following
 if TYPE_CHECKING:
     from pst_fast.train.loop import Fit
 
-INTERVAL, GROWTH = 13, 8
-"""Of the checks' cadence: later on, one when an eighth of the steps so far have passed since the last."""
+INTERVAL, GROWTH = 13, 7
+"""Of the checks' cadence: later on, one when a seventh of the steps so far have passed since the last."""
 
 
 @DEFENSES.register("pst-plus")
@@ -37,7 +37,7 @@ class PSTPlus(Defense):
     at one check that is gone at the next.
 
     Checks come ever more rarely, so that their cost is a small share of a long training, and going back loses
-    about a fifth of the steps so far.
+    about a quarter of the steps so far.
     """
 
     summary: ClassVar[str] = "cg until ACM tells of a trap; then back, and on under a view free of it"

@@ -11,7 +11,7 @@ from torch import nn
 from pst_fast.data.beton import write_beton
 from pst_fast.data.demo import draw
 from pst_fast.defenses.base import DEFENSES
-from pst_fast.defenses.ladder import GREY, JPEG, MEDIAN, MILD, RAW, SMOOTH, STAGES, Sign, next_stage
+from pst_fast.defenses.ladder import GREY, JPEG, MEDIAN, RAW, SMOOTH, STAGES, Sign, next_stage
 from pst_fast.defenses.pst_plus import PSTPlus
 from pst_fast.manifest import build_stage, read_manifest
 from pst_fast.models import create_model
@@ -38,11 +38,11 @@ def raised(by: float, *, at: int | None = None) -> tuple[float, ...]:
 
 
 @pytest.mark.parametrize("depth", range(5))
-@pytest.mark.parametrize(("floor", "limit"), [(MILD, 0.08), (MEDIAN, 0.15), (GREY, 0.1)])
+@pytest.mark.parametrize(("floor", "limit"), [(MEDIAN, 0.15), (GREY, 0.1)])
 def test_a_trap_is_variance_that_classes_explain_no_more_under_a_view_at_any_depth(floor, limit, depth):
     for difference, trapped in ((limit - 0.01, []), (limit + 0.01, [depth])):
         high = raised(difference)
-        measures = dict.fromkeys((RAW, MILD, MEDIAN, GREY), high)
+        measures = dict.fromkeys((RAW, MEDIAN, GREY), high)
         measures[floor] = tuple(
             c if d == depth else m for d, (c, m) in enumerate(zip(CALM, high, strict=True))
         )
@@ -50,8 +50,8 @@ def test_a_trap_is_variance_that_classes_explain_no_more_under_a_view_at_any_dep
 
 
 def test_large_measures_of_which_both_views_explain_nearly_all_are_no_sign():
-    assert Sign(RAW, (MILD,), 0.08).depths({RAW: (50.0,), MILD: (20.0,)}.__getitem__) == []  # .98 and .95
-    assert Sign(RAW, (MILD,), 0.08).depths({RAW: (1.0,), MILD: (0.6,)}.__getitem__) == [0]  # .5 and .375
+    assert Sign(RAW, (MEDIAN,), 0.08).depths({RAW: (50.0,), MEDIAN: (20.0,)}.__getitem__) == []  # .98 and .95
+    assert Sign(RAW, (MEDIAN,), 0.08).depths({RAW: (1.0,), MEDIAN: (0.6,)}.__getitem__) == [0]  # .5 and .375
 
 
 def test_of_several_floors_the_least_counts_at_each_depth():
@@ -67,7 +67,7 @@ TRAP = raised(0.3)
     ("values", "name"),
     [
         ({RAW: TRAP}, "grey"),  # greyscale is free
-        ({RAW: TRAP, MILD: TRAP, MEDIAN: TRAP}, "grey"),  # which others need not be
+        ({RAW: TRAP, MEDIAN: TRAP}, "grey"),  # which others need not be
         ({RAW: TRAP, GREY: TRAP}, "jpeg"),  # JPEG is, greyscale is not
         ({RAW: TRAP, GREY: raised(0.3, at=4)}, "jpeg"),  # one depth is enough
         ({RAW: TRAP, GREY: TRAP, MEDIAN: TRAP, SMOOTH: raised(0.2)}, "jpeg"),
@@ -109,13 +109,13 @@ def walk(defense: PSTPlus, model: nn.Module, steps: int) -> None:
         defense.after_step()
 
 
-def test_checks_come_every_thirteen_steps_and_then_after_an_eighth_of_the_steps_so_far(monkeypatch):
+def test_checks_come_every_thirteen_steps_and_then_after_a_seventh_of_the_steps_so_far(monkeypatch):
     defense, model, _ = make()
     seen: list[int] = []
     monkeypatch.setattr(defense, "_check", lambda: seen.append(defense._cadence.steps))
     walk(defense, model, 500)
-    assert seen[:9] == [13, 26, 39, 52, 65, 78, 91, 104, 117]
-    assert seen[-3:] == [372, 418, 470] and len(seen) == 21
+    assert seen[:9] == [13, 26, 39, 52, 65, 78, 91, 104, 118]
+    assert seen[-3:] == [384, 438, 500] and len(seen) == 20
 
 
 def test_without_a_trap_it_is_training_with_colour_jitter():
@@ -159,11 +159,11 @@ def test_what_one_check_shows_and_the_next_does_not_is_no_trap():
 
 def test_late_in_training_the_second_check_comes_soon():
     defense, model, values = make()
-    walk(defense, model, 530)  # the last check was at 528, the next would be at 594
+    walk(defense, model, 530)  # the last check was at 500, the next is at 571, and another would be at 652
     values[RAW] = TRAP
-    walk(defense, model, 594 + 13 - 530)
-    assert [event.step for event in defense.events] == [594 + 13]
-    assert torch.equal(model.fc.bias, torch.full((3,), 470.0))
+    walk(defense, model, 571 + 13 - 530)
+    assert [event.step for event in defense.events] == [571 + 13]
+    assert torch.equal(model.fc.bias, torch.full((3,), 438.0))
 
 
 def test_a_suspicion_outlives_a_kill():
