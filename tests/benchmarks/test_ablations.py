@@ -20,7 +20,7 @@ SETTINGS = {"model": "resnet10", "width": 8, "epochs": 2, "batch_size": 20, "dev
 def finished(tmp_path: Path) -> Path:
     """What a run of two attacks leaves, as far as the ablations need it."""
     make_folder(tmp_path / "clean")
-    make_folder(tmp_path / "attacks" / "lsp-seed0" / "poisoned", pattern=40)
+    make_folder(tmp_path / "attacks" / "lsp-seed0" / "poisoned", pattern=12, step=2, train=180)
     (tmp_path / "results.json").write_text(json.dumps({"rows": [], "settings": SETTINGS}))
     return tmp_path
 

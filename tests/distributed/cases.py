@@ -44,7 +44,7 @@ ROWS = 7
 def results(folder: Path) -> dict[str, Any]:
     """All cases, as JSON values."""
     clean = make_folder(folder / "clean")
-    trapped = make_folder(folder / "trapped", pattern=60, train=66)
+    trapped = make_folder(folder / "trapped", pattern=12, step=2, train=180)
     few = make_folder(folder / "few", train=9)
     found: dict[str, Any] = {"collectives": collectives()}
 
@@ -58,7 +58,7 @@ def results(folder: Path) -> dict[str, Any]:
         mock.patch.object(op, "linear_weights", noted),
     ):
         for defense in EXACT:
-            options = settings(defense, batch_size=ROWS, learning_rate=0.05, epochs=6)
+            options = settings(defense, batch_size=ROWS, learning_rate=0.05, epochs=3)
             found[defense] = trained(folder / defense, trapped, clean, options)
         trained(folder / "op", trapped, clean, settings("op", batch_size=ROWS))
         found["few"] = trained(folder / "few-erm", few, clean, settings("erm", batch_size=40))
