@@ -107,9 +107,9 @@ def test_the_disk_of_a_run(tmp_path: Path) -> None:
     assert size.disk_bytes(tasks["lsp/pst seed 0"]) == {"train": size.network.state_bytes}
     one = size.network.state_bytes + 4 * size.network.parameters
     lasting = [sum(size.disk_bytes(task).values()) for task in tasks.values()]
-    assert disk_needed(size, list(tasks.values())) == sum(lasting) + 25 * one, "24 snapshots of pst"
+    assert disk_needed(size, list(tasks.values())) == sum(lasting) + 4 * one, "3 snapshots of pst"
     wide = dataclasses.replace(size, plan=dataclasses.replace(size.plan, workers=2))
-    assert disk_needed(wide, list(tasks.values())) == sum(lasting) + 2 * 25 * one
+    assert disk_needed(wide, list(tasks.values())) == sum(lasting) + 2 * 4 * one
 
 
 def test_the_size_of_the_data_is_that_of_the_source_or_of_what_is_prepared(
