@@ -35,7 +35,7 @@ from pst_fast.defenses.pst import PST
 from pst_fast.models import create_model
 from pst_fast.precision import computes_in_bf16
 from pst_fast.pst.cadence import Cadence
-from pst_fast.pst.schedule import INTERVAL
+from pst_fast.pst.schedule import GROWTH, INTERVAL
 from pst_fast.train.augmentation import MEAN, STD, Augmentation
 from pst_fast.train.loop import Fit
 from pst_fast.train.settings import TrainSettings
@@ -44,7 +44,7 @@ from pst_fast.train.trainer import probes
 BATCHES, CLASSES = 10, 10
 LENGTH = 30 * 50_000 // 128
 """Steps of the training whose checks are counted."""
-CHECKS = Cadence(INTERVAL, PST.options["growth"]).checks(LENGTH)
+CHECKS = Cadence(INTERVAL, GROWTH).checks(LENGTH)
 SETTINGS = {
     "cpu": (("resnet18", 16, 32, 128),),
     "cuda": (("resnet18", 64, 32, 512), ("resnet18", 64, 224, 128)),

@@ -17,7 +17,7 @@ from pst_fast.ops import View
 class AdaptiveErrorMinimizing(ErrorMinimizing):
     """`em` whose network sees the images as the stages of `pst-plus` do, in expectation over their draws.
 
-    Each stage after plain training counts alike. JPEG and quantised colours have no gradient to speak of, and
+    Each stage after the first counts alike. JPEG and quantised colours have no gradient to speak of, and
     so views are passed straight through (Athalye et al., ICML 2018).
     """
 

@@ -8,6 +8,7 @@ from pst_fast import ops
 from pst_fast.defenses.base import DEFENSES, Defense, Event
 from pst_fast.defenses.ladder import COLOUR_OF_PLAIN, raw_signs
 from pst_fast.pst import OverViews, ProgressiveStagedTraining
+from pst_fast.pst.schedule import GROWTH
 from pst_fast.pst.trigger import Trigger
 from pst_fast.train.augmentation import normalise
 
@@ -24,7 +25,7 @@ class PST(Defense):
     """
 
     summary: ClassVar[str] = "Progressive Staged Training: ACM, roll-back, slowed stages"
-    options: ClassVar[dict[str, Any]] = {"growth": 7, "patience": 1, "rollback": 2, "history": 3}
+    options: ClassVar[dict[str, Any]] = {"growth": GROWTH, "patience": 1, "rollback": 2, "history": 3}
     """Of the schedule, where they are not its defaults."""
     snapshots: ClassVar[int] = options["history"]
 

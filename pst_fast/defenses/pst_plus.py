@@ -18,15 +18,13 @@ from pst_fast.defenses.base import DEFENSES, Defense, Event
 from pst_fast.defenses.ladder import STAGES, Stage, next_stage
 from pst_fast.ops import View
 from pst_fast.pst.cadence import Cadence
+from pst_fast.pst.schedule import GROWTH, INTERVAL
 from pst_fast.pst.snapshots import Snapshots
 from pst_fast.train.augmentation import Augmentation, normalise
 from pst_fast.train.following import Following
 
 if TYPE_CHECKING:
     from pst_fast.train.loop import Fit
-
-INTERVAL, GROWTH = 13, 7
-"""Of the checks' cadence: later on, one when a seventh of the steps so far have passed since the last."""
 
 
 @DEFENSES.register("pst-plus")
@@ -51,8 +49,7 @@ class PSTPlus(Defense):
     def start(self, fit: Fit) -> None:
         self._fit = fit
         self._stage = 0
-        self._suspicions = 0
-        self._cadence = Cadence(INTERVAL, GROWTH)
+        self._cadence = Cadence(INTERVAL, GROWTH, self.patience)
         self._snapshots = Snapshots(fit.averaged.everything, fit.optimizer, self.rollback + 1)
 
     def after_step(self) -> None:
@@ -80,13 +77,8 @@ class PSTPlus(Defense):
         trapped = self.stages[self._stage].trapped(measure)
         if not trapped:
             self._snapshots.take()
-            self._suspicions = 0
+        if not self._cadence.confirms(bool(trapped)):
             return
-        if self._suspicions < self.patience:
-            self._suspicions += 1
-            self._cadence.hurry()
-            return
-        self._suspicions = 0
         self._stage = next_stage(self.stages, self._stage, measure)
         if self.rollback:
             self._snapshots.go_back(self.rollback)
@@ -102,13 +94,11 @@ class PSTPlus(Defense):
     def state_dict(self) -> dict[str, Any]:
         return {
             "stage": self._stage,
-            "suspicions": self._suspicions,
             "cadence": self._cadence.state_dict(),
             "snapshots": self._snapshots.state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._stage = state["stage"]
-        self._suspicions = state["suspicions"]
         self._cadence.load_state_dict(state["cadence"])
         self._snapshots.restore(state["snapshots"])

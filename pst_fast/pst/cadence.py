@@ -1,4 +1,4 @@
-"""When a training is checked: every few steps, or every few at first and then ever more rarely."""
+"""When a training is checked, and when what the checks find is to be acted on."""
 
 
 class Cadence:
@@ -11,20 +11,26 @@ class Cadence:
     Args:
         interval: Steps between checks at first.
         growth: The larger the more checks; None: all are ``interval`` steps apart.
+        patience: Checks in a row that may find something before it is acted on: what a young network shows
+            at one check may be gone at the next. They are ``interval`` steps apart.
 
     Attributes:
         steps: Taken so far.
 
     Raises:
-        ValueError: One of the two is below 1.
+        ValueError: A setting is out of its range.
     """
 
-    def __init__(self, interval: int, growth: int | None = None) -> None:
-        for name, value in (("interval", interval), ("growth", growth)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
-        self.interval, self.growth = interval, growth
-        self.steps, self._due = 0, interval
+    def __init__(self, interval: int, growth: int | None = None, patience: int = 0) -> None:
+        for name, value, least in (
+            ("interval", interval, 1),
+            ("growth", growth, 1),
+            ("patience", patience, 0),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name}: expected at least {least}, got {value}")
+        self.interval, self.growth, self.patience = interval, growth, patience
+        self.steps, self._due, self._found = 0, interval, 0
 
     def step(self) -> bool:
         """Count a step; whether a check is due after it."""
@@ -34,9 +40,19 @@ class Cadence:
         self._due = self.steps + max(self.interval, self.steps // self.growth if self.growth else 0)
         return True
 
-    def hurry(self) -> None:
-        """Have the next check ``interval`` steps from now at the latest."""
-        self._due = min(self._due, self.steps + self.interval)
+    def confirms(self, found: bool) -> bool:
+        """Take note of whether the check found something; whether that is to be acted on.
+
+        If it is not yet, the next check is due ``interval`` steps from now at the latest.
+        """
+        self._found = self._found + 1 if found else 0
+        if not found:
+            return False
+        if self._found <= self.patience:
+            self._due = min(self._due, self.steps + self.interval)
+            return False
+        self._found = 0
+        return True
 
     def checks(self, steps: int) -> int:
         """How many checks a training of so many steps has."""
@@ -45,8 +61,8 @@ class Cadence:
 
     def state_dict(self) -> dict[str, int]:
         """What a resumed run needs."""
-        return {"steps": self.steps, "due": self._due}
+        return {"steps": self.steps, "due": self._due, "found": self._found}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Take up what :meth:`state_dict` gave."""
-        self.steps, self._due = state["steps"], state["due"]
+        self.steps, self._due, self._found = state["steps"], state["due"], state["found"]

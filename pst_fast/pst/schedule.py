@@ -20,7 +20,8 @@ from pst_fast.pst.trigger import OverThreshold, Trigger
 
 HISTORY = 24
 THRESHOLD = (0.45, 0.50, 0.65)
-INTERVAL = 13
+INTERVAL, GROWTH = 13, 7
+"""Of the checks' cadence, in `pst` and `pst-plus`; a loop of one's own has no growth unless it is given."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ class ProgressiveStagedTraining:
         max_level: A stage is slowed at most this many times.
         interval: Steps between checks.
         growth: If given, fewer checks later: one when a ``growth``-th of the steps so far have passed.
-        patience: Checks in a row that may find a trap before anything is done: what a young network shows at
-            one check may be gone at the next. They are ``interval`` steps apart.
+        patience: Checks in a row that may find a trap before anything is done.
         rollback: Snapshots to go back; 0: none, the stages are slowed and that is all.
         history: Snapshots that are kept.
         stages: Stage name -> submodule name(s), shallow first; found by depth if None.
@@ -99,17 +99,15 @@ class ProgressiveStagedTraining:
     ) -> None:
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma: expected a factor in [0,1], got {gamma}")
-        least_values = {"patience": (patience, 0), "rollback": (rollback, 0), "history": (history, 1)}
-        for name, (value, least) in least_values.items():
+        for name, value, least in (("rollback", rollback, 0), ("history", history, 1)):
             if value < least:
                 raise ValueError(f"{name}: expected at least {least}, got {value}")
         self.acm = acm or ActivationClusterMeasurement(model, images, labels, stages=stages)
-        self.cadence = Cadence(interval, growth)
-        self.patience, self.rollback = patience, rollback
+        self.cadence = Cadence(interval, growth, patience)
+        self.rollback = rollback
         self.trigger = trigger or OverThreshold(self.acm, threshold)
         self.events: list[StageEvent] = []
         self.last_acm: dict[str, float] = {}
-        self._suspicions = 0
         self._slowed = SlowedStages(model, optimizer, self.acm.stages, gamma=gamma, max_level=max_level)
         self._snapshots = Snapshots(kept or model, optimizer, history)
 
@@ -129,14 +127,9 @@ class ProgressiveStagedTraining:
         names = list(self.levels)
         trapped = [name for name in found.trapped if self._slowed.may_slow(name)]
         if not trapped:
-            self._suspicions = 0
             self._snapshots.take()
+        if not self.cadence.confirms(bool(trapped)):
             return None
-        if self._suspicions < self.patience:
-            self._suspicions += 1
-            self.cadence.hurry()
-            return None
-        self._suspicions = 0
         if self.rollback:
             self._snapshots.go_back(self.rollback)
         slowed = tuple(names[: names.index(trapped[-1]) + 1])
@@ -153,7 +146,6 @@ class ProgressiveStagedTraining:
         """All that a resumed run needs: tensors and plain values only."""
         return {
             "cadence": self.cadence.state_dict(),
-            "suspicions": self._suspicions,
             "levels": dict(self.levels),
             "events": [asdict(event) for event in self.events],
             "last_acm": dict(self.last_acm),
@@ -163,7 +155,6 @@ class ProgressiveStagedTraining:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a state from :meth:`state_dict` of the same model and optimizer."""
         self.cadence.load_state_dict(state["cadence"])
-        self._suspicions = state["suspicions"]
         self._slowed.levels = dict(state["levels"])
         self.events = [StageEvent(e["step"], tuple(e["stages"]), e["acm"]) for e in state["events"]]
         self.last_acm = dict(state["last_acm"])
