@@ -310,8 +310,12 @@ def when_an_epoch_is_there(folder: Path, process: subprocess.Popen[str]) -> int:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the command in the background, with epochs enough to be met in the middle."""
+    """Starts the command in the background, with epochs enough to be met in the middle.
+
+    It hears SIGINT, also where these tests do not (``nohup`` and ``&`` leave it ignored, which is inherited).
+    """
     processes: list[subprocess.Popen[str]] = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def begin(*flags: str) -> subprocess.Popen[str]:
         arguments = [sys.executable, "-m", "pst_fast.run", *TINY, "--out", str(tmp_path / "out"), *flags]
@@ -320,6 +324,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         return processes[-1]
 
     yield begin
+    signal.signal(signal.SIGINT, before)
     for process in processes:
         process.kill()
         process.communicate()
