@@ -52,6 +52,7 @@ class Stage:
         signs: One is enough; none: nothing is known that would show it.
         entry: A network that is trapped under other views is so under this one where this shows.
         mix: View -> probability; empty: images stay as they are.
+        mirrors_edges: Whether images lose their outermost pixels before that.
         augmentation: What follows.
         following: What is learned from the images as they are.
         looks: Views through which the finished network looks; none: at the images as they are.
@@ -61,6 +62,7 @@ class Stage:
     signs: tuple[Sign, ...]
     entry: Sign | None = None
     mix: Mapping[str, float] = field(default_factory=dict)
+    mirrors_edges: bool = False
     augmentation: Augmentation = PLAIN
     following: Following | None = None
     looks: tuple[View, ...] = ()
@@ -113,6 +115,7 @@ STAGES = (
         (),
         entry=Sign(SMOOTH, REMEDIES, TRACE),
         mix=SMOOTH_MIX,
+        mirrors_edges=True,
         augmentation=COLOUR,
         following=PLAINLY,
         looks=tuple(VIEWS[name] for name in SMOOTH_MIX),

@@ -69,8 +69,10 @@ class PSTPlus(Defense):
         return self.stages[self._stage].looks
 
     def view(self, images: torch.Tensor, seed: int, step: int) -> torch.Tensor:
-        mix = self.stages[self._stage].mix
-        return views.apply_mix(images, mix, seed, step) if mix else images
+        stage = self.stages[self._stage]
+        if stage.mirrors_edges:
+            images = views.mirror_edges(images)
+        return views.apply_mix(images, stage.mix, seed, step) if stage.mix else images
 
     def _check(self) -> None:
         measure = cache(self._measure)  # until the end of this check

@@ -43,3 +43,18 @@ def apply_mix(images: torch.Tensor, mix: Mapping[str, float], seed: int, step: i
     """
     views = [VIEWS[name] for name in mix]
     return ops.degrade(images, views, probabilities=list(mix.values()), seed=seed, offset=step)
+
+
+def mirror_edges(images: torch.Tensor) -> torch.Tensor:
+    """The outermost pixels of each side taken from inside, mirrored: a filter's border is not the image's.
+
+    Args:
+        images: uint8 [B,H,W,3]; sides of less than three pixels stay as they are.
+    """
+    for side in (1, 2):
+        count = images.shape[side]
+        if count >= 3:
+            rows = torch.arange(count, device=images.device)
+            rows[0], rows[-1] = min(2, count - 2), max(count - 3, 1)
+            images = images.index_select(side, rows)
+    return images

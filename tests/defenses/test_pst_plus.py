@@ -186,6 +186,9 @@ def test_a_trap_that_comes_back_is_met_with_the_next_view_and_the_last_one_stays
     assert [event.words.split("'")[1] for event in defense.events] == ["grey", "jpeg", "smooth"]
     assert defense.following() == Following(0.5, COLOUR)
     assert defense.looks() == (View.median(), View.blur(), View.down_up())
+    framed = torch.full((40, 16, 16, 3), 90, dtype=torch.uint8)
+    framed[:, [0, -1]] = framed[:, :, [0, -1]] = 20
+    assert (defense.view(framed, 0, 0) == 90).all()  # of what filters leave at the edges nothing is seen
 
 
 @pytest.mark.parametrize(("strength", "stages"), [(0, []), (10, ["grey"])])

@@ -35,3 +35,23 @@ def test_views_that_the_plan_left_out_are_not_drawn():
 def test_the_static_mix_is_a_distribution_over_the_views():
     assert set(views.STATIC_MIX) == set(views.VIEWS)
     assert sum(views.STATIC_MIX.values()) == pytest.approx(1)
+
+
+def test_edges_are_what_lies_inside_in_a_mirror():
+    image = torch.arange(30, dtype=torch.uint8).view(1, 5, 6, 1).expand(1, 5, 6, 3)
+    expected = [
+        [14, 13, 14, 15, 16, 15],
+        [8, 7, 8, 9, 10, 9],
+        [14, 13, 14, 15, 16, 15],
+        [20, 19, 20, 21, 22, 21],
+        [14, 13, 14, 15, 16, 15],
+    ]
+    assert views.mirror_edges(image)[0, :, :, 1].tolist() == expected
+
+
+def test_edges_of_small_images_have_nothing_inside_to_mirror():
+    for side in (1, 2):
+        image = torch.arange(side * side * 3, dtype=torch.uint8).view(1, side, side, 3)
+        assert torch.equal(views.mirror_edges(image), image)
+    nine = torch.arange(27, dtype=torch.uint8).view(1, 3, 3, 3)
+    assert torch.equal(views.mirror_edges(nine), nine[:, 1:2, 1:2].expand(1, 3, 3, 3))
