@@ -22,9 +22,7 @@ from pst_fast.cli.tasks import Task, graph
 from pst_fast.data.beton import beton_bytes, write_beton
 from pst_fast.errors import InputError
 from pst_fast.manifest import read_manifest
-from tests.test_cli import Stages, plan_for, quiet, stages
-
-__all__ = ["stages"]
+from tests.cli.stages import Stages, plan_for, quiet
 
 DATA = DataSize(train=(30, 30, 25), test=(10, 10, 10), image_size=32)
 Usage = collections.namedtuple("Usage", "total used free")

@@ -29,9 +29,7 @@ from pst_fast.cli.tasks import Task, graph
 from pst_fast.cli.terminal import Terminal
 from pst_fast.errors import InputError
 from pst_fast.manifest import read_manifest
-from tests.test_cli import Stages, plan_for, quiet, stages
-
-__all__ = ["stages"]
+from tests.cli.stages import Stages, plan_for, quiet
 
 TINY = [
     "--attacks", "lsp", "--defenses", "erm,pst", "--epochs", "2", "--train-per-class", "30",

@@ -14,9 +14,7 @@ from pst_fast.cli.pipeline import run
 from pst_fast.cli.tasks import Task, graph
 from pst_fast.cli.terminal import Report
 from pst_fast.errors import InputError
-from tests.test_cli import Stages, plan_for, quiet, stages
-
-__all__ = ["stages"]
+from tests.cli.stages import Stages, plan_for, quiet
 
 GRID: dict[str, Any] = {"attacks": ("lsp", "em"), "defenses": ("erm", "pst"), "seeds": ("0", "1")}
 
