@@ -6,6 +6,7 @@ import torch
 
 from pst_fast import ops
 from pst_fast.ops import View
+from pst_fast.ops.reference_degrade import mirror_pad
 
 #: Colour-keeping views by name.
 VIEWS: dict[str, View] = {
@@ -49,12 +50,6 @@ def mirror_edges(images: torch.Tensor) -> torch.Tensor:
     """The outermost pixels of each side taken from inside, mirrored: a filter's border is not the image's.
 
     Args:
-        images: uint8 [B,H,W,3]; sides of less than three pixels stay as they are.
+        images: uint8 [B,H,W,3]; they stay as they are where a side has less than three pixels.
     """
-    for side in (1, 2):
-        count = images.shape[side]
-        if count >= 3:
-            rows = torch.arange(count, device=images.device)
-            rows[0], rows[-1] = min(2, count - 2), max(count - 3, 1)
-            images = images.index_select(side, rows)
-    return images
+    return mirror_pad(images[:, 1:-1, 1:-1], 1) if min(images.shape[1:3]) >= 3 else images

@@ -73,7 +73,7 @@ def gaussian_taps(sigma: float) -> Tensor:
 def blur(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur, along the rows and then along the columns."""
     taps = gaussian_taps(sigma).float().to(images.device).expand(3, 1, -1)
-    padded = _planes(_pad(images, taps.shape[2] // 2))
+    padded = _planes(mirror_pad(images, taps.shape[2] // 2))
     rows = F.conv2d(padded, taps[:, :, None, :], groups=3)
     return _pixels(F.conv2d(rows, taps[:, :, :, None], groups=3))
 
@@ -81,7 +81,7 @@ def blur(images: Tensor, sigma: float) -> Tensor:
 def median(images: Tensor) -> Tensor:
     """3x3 median of each channel."""
     height, width = images.shape[1:3]
-    padded = _pad(images, 1)
+    padded = mirror_pad(images, 1)
     shifts = [padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)]
     return torch.stack(shifts).median(0).values
 
@@ -115,7 +115,7 @@ def erase(images: Tensor, low: float, high: float, words: Tensor) -> Tensor:
     return images.masked_fill(inside[..., None], 128)
 
 
-def _pad(images: Tensor, radius: int) -> Tensor:
+def mirror_pad(images: Tensor, radius: int) -> Tensor:
     """Mirrored on each side, the border itself not repeated, as often as it takes."""
     rows, columns = (
         _mirror(torch.arange(-radius, count + radius, device=images.device), count)
