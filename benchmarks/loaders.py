@@ -30,6 +30,7 @@ import torch
 from PIL import Image
 
 from pst_fast.data.beton import read_beton, write_beton
+from pst_fast.data.crops import Crops
 from pst_fast.data.decode import EXTENSIONS, cores, decode, load_images
 from pst_fast.data.loaders import Kind, Order, ffcv_installed, make_loader
 from pst_fast.errors import InputError
@@ -128,7 +129,7 @@ def _crops(files: Sequence[Path], folder: Path, args: argparse.Namespace) -> Ite
     zeros = np.zeros(len(files), np.int64)
     write_beton(raw, [arrays[path] for path in files], zeros, np.arange(len(files)))
     order = Order(np.arange(len(files)), args.batch_size, seed=0, shuffle=True, drop_last=False)
-    loader = FFCVLoader(read_beton(raw), order, cpu, random_resized_crop=CROP)
+    loader = FFCVLoader(read_beton(raw), order, cpu, crops=Crops(0, (CROP,) * (args.epochs + 1)))
     yield _timed("crops", f"ffcv, raw of <= {LONGEST_SIDE}", loader.epoch, args, cpu)
 
 

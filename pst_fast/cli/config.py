@@ -83,6 +83,8 @@ class RunConfig:
     """Side of the stored images."""
     data_seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Seed of the subset's draw."""
+    test_jpeg: Annotated[int | None, _open("QUALITY", "raw")] = None
+    """Store the test images as JPEG of this quality (FFCV's own is 90), which saves disk."""
     test_part: Part = "all"
     """Half of the test images: to make choices on, or to report figures that no choice was made by."""
 
@@ -170,6 +172,7 @@ class Plan:
     test_per_class: int | None
     data_seed: int
     test_part: Part
+    test_jpeg: int | None
     attacks: tuple[str, ...]
     defenses: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -262,6 +265,7 @@ def resolve(config: RunConfig) -> Plan:
         test_per_class=config.test_per_class,
         data_seed=_at_least(0, "data_seed", config.data_seed),
         test_part=config.test_part,
+        test_jpeg=config.test_jpeg,
         attacks=attacks,
         defenses=defenses,
         seeds=tuple(_seed(word) for word in config.seeds),

@@ -117,6 +117,7 @@ def _prepare(plan: Plan, task: Task, report: Report) -> list[str]:
             test_per_class=plan.test_per_class,
             data_seed=plan.data_seed,
             test_part=plan.test_part,
+            test_jpeg=plan.test_jpeg,
             progress=with_time_left(report),
         )
 

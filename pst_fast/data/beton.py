@@ -3,8 +3,8 @@
 FFCV's own writer lets its workers race for pages, so that no two files of the same data are alike. This one
 writes the same bytes for the same data, and its files can be read where FFCV is not installed.
 
-Every image is stored raw, as uint8 [H, W, 3] RGB, since JPEG would destroy a perturbation. The layout is in
-:mod:`pst_fast.data.beton_format`.
+Images that carry a perturbation, or will, are stored raw, as uint8 [H, W, 3] RGB; JPEG would destroy it, and
+is for test images. The layout is in :mod:`pst_fast.data.beton_format`.
 """
 
 import math
@@ -24,6 +24,7 @@ from pst_fast.data.beton_format import (
     HEADER,
     MAX_PAGE_SIZE,
     MIN_PAGE_SIZE,
+    MODE_JPEG,
     MODE_RAW,
     SAMPLE,
     VERSION,
@@ -33,6 +34,7 @@ from pst_fast.data.beton_format import (
     sample_records,
     write_records,
 )
+from pst_fast.data.jpeg import decode_into
 from pst_fast.data.mapped import Pages
 from pst_fast.errors import InputError
 from pst_fast.files import replacing
@@ -40,7 +42,7 @@ from pst_fast.files import replacing
 
 @dataclass(frozen=True)
 class Beton:
-    """An open ``.beton`` file; its pixels are memory-mapped.
+    """An open ``.beton`` file; its images are memory-mapped.
 
     Attributes:
         path: The file.
@@ -48,6 +50,7 @@ class Beton:
         index: int64 [N], each sample's position in the data set it was taken from.
         heights: int64 [N], in pixels.
         widths: int64 [N], in pixels.
+        compressed: bool [N], whether an image is stored as JPEG.
     """
 
     path: Path
@@ -55,8 +58,10 @@ class Beton:
     index: np.ndarray
     heights: np.ndarray
     widths: np.ndarray
+    compressed: np.ndarray
     _bytes: np.ndarray
     _pointers: np.ndarray
+    _sizes: np.ndarray
     _pages: Pages
 
     def __len__(self) -> int:
@@ -79,23 +84,48 @@ class Beton:
         return height
 
     def image(self, row: int) -> np.ndarray:
-        """One image, uint8 [H, W, 3], a read-only view of the file."""
-        height, width = int(self.heights[row]), int(self.widths[row])
-        start = int(self._pointers[row])
-        return self._bytes[start : start + height * width * 3].reshape(height, width, 3)
+        """One image, uint8 [H, W, 3]; where it is raw, a read-only view of the file."""
+        shape = int(self.heights[row]), int(self.widths[row]), 3
+        if self.compressed[row]:
+            return self._decoded(np.array([row]), shape)[0]
+        return self._stored(row).reshape(shape)
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Copy the images of ``rows`` (integers [B]): uint8 [B, H, W, 3]. All images must be of one size."""
-        height, width = self.shape
-        # One row of this view starts at each byte of the file, so that one indexing copies whole images.
-        windows = sliding_window_view(self._bytes, height * width * 3)
-        images = windows[self._pointers[rows]].reshape(len(rows), height, width, 3)
-        self._pages.touch(images.nbytes)
+        """Copy the images of ``rows`` (integers [B]): uint8 [B, H, W, 3]. All images must be of one size.
+
+        Raises:
+            InputError: Images are of several sizes, or one of them is a damaged JPEG.
+        """
+        shape = (*self.shape, 3)
+        compressed = self.compressed[rows]
+        if compressed.any():
+            images = np.empty((len(rows), *shape), np.uint8)
+            images[compressed] = self._decoded(rows[compressed], shape)
+            images[~compressed] = self._copied(rows[~compressed], shape)
+        else:
+            images = self._copied(rows, shape)
+        self._pages.touch(int(self._sizes[rows].sum()))
         return images
 
     def load_all(self) -> np.ndarray:
         """Copy all images: uint8 [N, H, W, 3]. All must be of one size."""
         return self.gather(np.arange(len(self)))
+
+    def _stored(self, row: int) -> np.ndarray:
+        return self._bytes[self._pointers[row] : self._pointers[row] + self._sizes[row]]
+
+    def _copied(self, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        # One row of this view starts at each byte of the file, so that one indexing copies whole images.
+        windows = sliding_window_view(self._bytes, math.prod(shape))
+        return windows[self._pointers[rows]].reshape(len(rows), *shape)
+
+    def _decoded(self, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        images = np.empty((len(rows), *shape), np.uint8)
+        try:
+            decode_into([self._stored(row) for row in rows], images)
+        except ValueError as error:
+            raise InputError(f"{self.path}: {error}") from error
+        return images
 
 
 class MappedImages:
@@ -239,11 +269,11 @@ def _largest(images: np.ndarray | Iterable[np.ndarray]) -> tuple[Iterator[np.nda
 
 
 def read_beton(path: Path) -> Beton:
-    """Open a ``.beton`` file that has the fields image (raw), label and index, and check all its records.
+    """Open a ``.beton`` file that has the fields image, label and index, and check all its records.
 
     Raises:
-        InputError: The file is missing, cut short, damaged (as far as its records tell: pixels carry no
-            checksum), compressed, or something else.
+        InputError: The file is missing, cut short, damaged (as far as its records tell: images carry no
+            checksum), or something else.
     """
     path = Path(path)
     try:
@@ -259,39 +289,47 @@ def read_beton(path: Path) -> Beton:
     samples = np.frombuffer(data, SAMPLE, num_samples, len(start))
     allocations = np.frombuffer(data, ALLOCATION, num_samples, table)
     image = samples["image"]
+    order = np.argsort(allocations["sample"], kind="stable")
+    allocations = allocations[order]
     beton = Beton(
         path=path,
         labels=samples["label"].astype(np.int64),
         index=samples["index"].astype(np.int64),
         heights=image["height"].astype(np.int64),
         widths=image["width"].astype(np.int64),
+        compressed=image["mode"] == MODE_JPEG,
         _bytes=data,
         _pointers=np.minimum(image["pointer"], np.uint64(size)).astype(np.int64),
+        _sizes=np.minimum(allocations["size"], np.uint64(size)).astype(np.int64),
         _pages=Pages(mapping),
     )
-    sizes = beton.heights * beton.widths * 3
+    pixels = beton.heights * beton.widths * 3
     first = len(start) + samples.nbytes
-    _expect(path, bool((image["mode"] == MODE_RAW).all()), "raw pixels", "compressed or damaged ones")
+    _expect(path, bool(np.isin(image["mode"], (MODE_RAW, MODE_JPEG)).all()), "raw images or JPEG", "others")
     _expect(
         path,
-        bool(((sizes > 0) & (beton._pointers >= first) & (beton._pointers + sizes <= table)).all()),
+        bool(((beton._sizes == pixels) | beton.compressed).all()),
+        "raw images as large as they say",
+        "one of another size",
+    )
+    inside = (beton._pointers >= first) & (beton._pointers + beton._sizes <= table)
+    _expect(
+        path,
+        bool(((pixels > 0) & (beton._sizes > 0) & inside).all()),
         "every image inside the file",
         "an image outside of it",
     )
+    # FFCV finds an image's size by its pointer in this table, and reads wherever a wrong one leads it.
+    matches = (allocations["sample"] == np.arange(num_samples, dtype=np.uint64)).all() and (
+        allocations["pointer"] == image["pointer"]
+    ).all()
+    _expect(path, bool(matches), "an allocation table that matches the images", "another one")
     _expect(
         path,
         bool(beton.labels.min() >= 0 and beton.index.min() >= 0),
         "labels and positions from 0 on",
         "a negative one",
     )
-    # FFCV finds an image's size by its pointer in this table, and reads wherever a wrong one leads it.
-    order = np.argsort(allocations["sample"], kind="stable")
-    matches = (
-        (allocations["sample"][order] == np.arange(num_samples, dtype=np.uint64)).all()
-        and (allocations["pointer"][order] == image["pointer"]).all()
-        and (allocations["size"][order] == sizes.astype(np.uint64)).all()
-    )
-    _expect(path, bool(matches), "an allocation table that matches the images", "another one")
     return beton
 
 

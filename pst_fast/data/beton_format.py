@@ -1,7 +1,7 @@
 """The layout of FFCV's ``.beton`` files (format version 2), shared by all that reads and writes them here.
 
 Header, one descriptor a field, one metadata record a sample, then (from the first page boundary on) the
-pixels, none of them across a page's end, then a table of what lies where.
+images, none of them across a page's end, then a table of what lies where.
 """
 
 import errno
@@ -19,7 +19,7 @@ MIN_PAGE_SIZE = 1 << 21
 MAX_PAGE_SIZE = 1 << 31
 _IMAGES_PER_PAGE = 16
 TYPE_INT, TYPE_RGB_IMAGE = 1, 2
-MODE_RAW = 1
+MODE_JPEG, MODE_RAW = 0, 1
 FIELDS = (("image", TYPE_RGB_IMAGE), ("label", TYPE_INT), ("index", TYPE_INT))
 
 HEADER = np.dtype(

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from pst_fast.data.beton import Beton, read_beton
+from pst_fast.data.crops import Crops
 from pst_fast.data.decode import cores
 from pst_fast.data.types import Batch, Loader, epoch_order
 from pst_fast.distributed import WHOLE, Shard, local_world_size
@@ -43,6 +44,7 @@ def make_loader(
     num_workers: int | None = None,
     rows: np.ndarray | None = None,
     shard: Shard = WHOLE,
+    crops: Crops | None = None,
 ) -> Loader:
     """A loader of batches on ``device``.
 
@@ -59,6 +61,8 @@ def make_loader(
             machine has for each process of the run.
         rows: int64 [N], the rows of the file to read; None: all.
         shard: The part of each batch that this loader gives; in a short last batch it may be empty.
+        crops: Random resized crops, which FFCV cuts while it reads: its batches are ``cropped`` then, those
+            of the other kinds have whole images all the same.
 
     Raises:
         InputError: The file is not sound, FFCV is asked for and missing, or a number is out of range.
@@ -79,7 +83,7 @@ def make_loader(
     if kind == "ffcv":
         from pst_fast.data.ffcv_loader import FFCVLoader
 
-        return FFCVLoader(beton, order, device, num_workers)
+        return FFCVLoader(beton, order, device, num_workers, crops)
     raise InputError(f"loader: expected one of auto, device, ffcv, torch, got {kind!r}")
 
 
@@ -135,11 +139,17 @@ class Order:
             rows = rows[epoch_order(self.num_samples, self._seed, epoch)]
         for batch in range(len(self)):
             whole = rows[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield whole[self._shard.of(len(whole))]
+            yield whole[self.place(batch)]
+
+    def place(self, batch: int) -> slice:
+        """Where in a batch of an epoch this shard's rows lie."""
+        return self._shard.of(min(self.batch_size, self.num_samples - batch * self.batch_size))
 
 
 class DeviceLoader:
     """The whole set as uint8 on the device; a batch is one gather."""
+
+    cropped = False
 
     def __init__(self, beton: Beton, order: Order, device: torch.device) -> None:
         self.num_samples = order.num_samples
@@ -169,6 +179,8 @@ class DeviceLoader:
 
 class TorchLoader:
     """Threads gather the next batches from the memory-mapped file."""
+
+    cropped = False
 
     def __init__(
         self, beton: Beton, order: Order, device: torch.device, num_workers: int | None = None

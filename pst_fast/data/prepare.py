@@ -80,9 +80,10 @@ def prepare(
     data_seed: int = 0,
     test_part: Part = "all",
     subset: Subset = "all",
+    test_jpeg: int | None = None,
     progress: Callable[[float, str], None] = lambda fraction, words: None,
 ) -> Path:
-    """Write a data set, or a stratified subset of it, as raw RGB images of one size.
+    """Write a data set, or a stratified subset of it, as RGB images of one size.
 
     The folder holds ``train.beton``, ``test.beton`` and a manifest whose facts are ``classes``,
     ``image_size``, ``counts`` (split -> images of each class), ``converted`` (split -> images that were
@@ -102,6 +103,8 @@ def prepare(
         test_part: Take all test images, or the half for choices or for reported figures.
         subset: A frozen subset of ImageNet (see :mod:`pst_fast.data.frozen_subsets`); the other arguments
             take a part of it.
+        test_jpeg: Store the test images as JPEG of this quality; None: raw, as training images always are,
+            for they will carry perturbations.
         progress: Called with (fraction done in [0,1], a few words).
 
     Raises:
@@ -111,6 +114,8 @@ def prepare(
         raise InputError(f"--image-size: expected {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}, got {image_size}")
     if data_seed < 0:
         raise InputError(f"--data-seed: expected 0 or more, got {data_seed}")
+    if test_jpeg is not None and not 1 <= test_jpeg <= 100:
+        raise InputError(f"--test-jpeg: expected a quality from 1 to 100, got {test_jpeg}")
     source = DATASETS[dataset](data_dir)
 
     def build(folder: Path) -> Mapping[str, Any]:
@@ -126,7 +131,8 @@ def prepare(
             def advance(count: int, before: int = done, split: Split = split) -> None:
                 progress((before + count) / total, f"{split} images")
 
-            converted[split] = _write_split(folder, source, split, samples, size, advance)
+            quality = test_jpeg if split == "test" else None
+            converted[split] = _write_split(folder, source, split, samples, size, quality, advance)
             done += len(samples.rows)
         return {
             "classes": classes,
@@ -149,6 +155,7 @@ def prepare(
         "data_seed": data_seed,
         "test_part": test_part,
         "subset": subset,
+        "test_jpeg": test_jpeg,
     }
     return build_stage(output, "prepare", parameters, {}, build)
 
@@ -190,12 +197,14 @@ def _write_split(
     split: Split,
     samples: Samples,
     image_size: int,
+    quality: int | None,
     advance: Callable[[int], None],
 ) -> int:
     """Write a split's file, from where a killed process left off; how many of its images were not RGB."""
     stream = BetonStream(
-        folder / f"{split}.beton", folder / WORKING, samples.labels, samples.rows, (image_size, image_size)
-    )
+        folder / f"{split}.beton", folder / WORKING, samples.labels, samples.rows, (image_size, image_size),
+        quality,
+    )  # fmt: skip
     per_chunk = max(1, _CHUNK_BYTES // (3 * image_size**2))
 
     def load(start: int) -> tuple[np.ndarray, int]:

@@ -49,10 +49,17 @@ class Batch:
 
 
 class Loader(Protocol):
-    """Batches of one ``.beton`` file. All kinds give the same order for the same seed and epoch."""
+    """Batches of one ``.beton`` file. All kinds give the same order for the same seed and epoch.
+
+    Attributes:
+        num_samples: Images in an epoch.
+        batch_size: Images of a batch; both are of all processes.
+        cropped: Whether the images are random resized crops already, at the size of their epoch.
+    """
 
     num_samples: int
     batch_size: int
+    cropped: bool
 
     def __len__(self) -> int:
         """Batches in an epoch."""

@@ -65,6 +65,12 @@ class Defense:
         """Whether, and how, images are seen a second time, without their labels."""
         return None
 
+    @property
+    def whole_images(self) -> bool:
+        """Whether it has to have images before they are cropped at random: it degrades or follows them."""
+        kind = type(self)
+        return kind.view is not Defense.view or kind.following is not Defense.following
+
     def looks(self) -> tuple[View, ...]:
         """Views through which the finished network looks: its answer is their mean. None: at the image."""
         return ()

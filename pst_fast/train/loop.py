@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pst_fast import distributed, ops
+from pst_fast.data.crops import random_resized_crop
 from pst_fast.data.types import Batch, Loader
 from pst_fast.defenses.base import Defense, Event
 from pst_fast.errors import InputError
@@ -31,7 +32,7 @@ from pst_fast.train.parallel import (
     seed_epoch,
     with_shared_statistics,
 )
-from pst_fast.train.resizing import random_resized_crop, resized, resolution
+from pst_fast.train.resizing import resized, resolution
 from pst_fast.train.settings import TrainSettings
 
 Progress = Callable[[float, str], None]
@@ -211,6 +212,8 @@ class Fit:
 
     def _resized(self, images: torch.Tensor, step: int) -> torch.Tensor:
         """The batch at the size of its epoch, cropped at random if so set."""
+        if self.loader.cropped:
+            return images
         settings, epoch = self.settings, step // len(self.loader)
         size = resolution(settings.progressive, self.image_size, epoch, self.epochs)
         if settings.random_resized_crop:

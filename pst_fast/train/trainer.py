@@ -11,12 +11,14 @@ import torch
 
 from pst_fast import distributed
 from pst_fast.data.beton import check_beton, read_beton
+from pst_fast.data.crops import Crops
 from pst_fast.data.loaders import Kind, make_loader
 from pst_fast.data.types import Batch, Loader
 from pst_fast.defenses.base import DEFENSES
 from pst_fast.files import replacing
 from pst_fast.manifest import build_stage, read_manifest
 from pst_fast.train.loop import Fit, Progress
+from pst_fast.train.resizing import sizes_by_epoch
 from pst_fast.train.settings import TrainSettings
 
 PROBES = 700
@@ -63,8 +65,11 @@ def train(
         _reset_peak_memory(device)
         defense = defense_type()
         kept, left_out = split(train_data / "train.beton", defense.held_out, settings.seed)
+        crops = None
+        if settings.random_resized_crop and not defense.whole_images:
+            crops = Crops(settings.seed, sizes_by_epoch(settings, image_size))
         batches, held_out, test_batches = _loaders(
-            train_data, test_data, kept, left_out, settings, device, loader
+            train_data, test_data, kept, left_out, settings, device, loader, crops
         )
         probe = probes(train_data / "train.beton", settings.seed)
         fit = Fit(
@@ -135,6 +140,7 @@ def _loaders(
     settings: TrainSettings,
     device: torch.device,
     kind: Kind,
+    crops: Crops | None,
 ) -> tuple[Loader, Loader | None, Loader]:
     train_path, test_path = train_data / "train.beton", test_data / "test.beton"
     common: dict[str, Any] = {"device": device, "kind": kind, "shard": distributed.shard()}
@@ -142,7 +148,7 @@ def _loaders(
     return (
         make_loader(
             train_path, batch_size=settings.batch_size, seed=settings.seed, shuffle=True,
-            drop_last=len(kept) >= settings.batch_size, rows=kept, **common,
+            drop_last=len(kept) >= settings.batch_size, rows=kept, crops=crops, **common,
         ),
         make_loader(train_path, rows=left_out, **fixed) if len(left_out) else None,
         make_loader(test_path, **fixed),

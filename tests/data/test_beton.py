@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pst_fast.data.beton import MIN_PAGE_SIZE, check_beton, read_beton, write_beton
+from pst_fast.data.ffcv_loader import FFCVLoader
+from pst_fast.data.loaders import Order
 from pst_fast.errors import InputError
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -127,11 +130,31 @@ def test_reads_what_ffcv_writes(tmp_path: Path, random_set: Arrays) -> None:
     np.testing.assert_array_equal(beton.index, random_set[2])
 
 
-def test_refuses_ffcv_files_that_are_compressed_or_lack_fields(tmp_path: Path, random_set: Arrays) -> None:
+def test_reads_the_jpegs_that_ffcv_writes(tmp_path: Path, random_set: Arrays) -> None:
+    """As FFCV itself reads them, but for its quicker and coarser DCT; with raw ones among them too."""
     pytest.importorskip("ffcv")
-    _write_with_ffcv(tmp_path / "jpg", random_set, ("image", "label", "index"), "jpg")
-    with pytest.raises(InputError, match="expected raw pixels"):
-        read_beton(tmp_path / "jpg")
+    images = np.repeat(np.repeat(random_set[0][:, ::8, ::8], 8, 1), 8, 2)
+    data = (images, *random_set[1:])
+    for mode in ("jpg", "proportion"):
+        _write_with_ffcv(tmp_path / mode, data, ("image", "label", "index"), mode)
+        beton = read_beton(tmp_path / mode)
+        assert beton.compressed.all() if mode == "jpg" else 0 < beton.compressed.sum() < len(beton)
+        found = beton.load_all()
+        off = np.abs(found.astype(int) - images)
+        assert off[beton.compressed].mean() < 12 and not off[~beton.compressed].any()
+        order = Order(np.arange(len(beton)), 16, seed=0, shuffle=False, drop_last=False)
+        loader = FFCVLoader(beton, order, torch.device("cpu"))
+        theirs = np.concatenate([batch.images.numpy().copy() for batch in loader.epoch(0)])
+        apart = np.abs(theirs.astype(int) - found)
+        assert (
+            apart.max() <= 8 and apart[beton.compressed].mean() < 1.5 and not apart[~beton.compressed].any()
+        )
+        for row in (0, 1):
+            np.testing.assert_array_equal(beton.image(row), found[row])
+
+
+def test_refuses_ffcv_files_that_lack_fields(tmp_path: Path, random_set: Arrays) -> None:
+    pytest.importorskip("ffcv")
     _write_with_ffcv(tmp_path / "two", random_set, ("image", "label"))
     with pytest.raises(InputError, match=r"fields image, label and index, got 2"):
         read_beton(tmp_path / "two")
@@ -191,7 +214,7 @@ def test_damaged_records_never_do_more_than_raise(
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (RECORDS_START, 0, "raw pixels"),  # mode: JPEG
+        (RECORDS_START, 2, "raw images or JPEG"),  # mode
         (RECORDS_START + 12, 255, "inside the file"),  # highest byte of the first image's pointer
         (RECORDS_START + 5, 7, "allocation table"),  # its lowest byte
         (RECORDS_START + 23, 255, "labels and positions from 0 on"),  # sign of its label

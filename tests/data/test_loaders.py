@@ -14,6 +14,7 @@ import torch
 
 from pst_fast.data import ffcv_loader, loaders
 from pst_fast.data.beton import MIN_PAGE_SIZE, read_beton, write_beton
+from pst_fast.data.crops import Crops
 from pst_fast.data.decode import cores
 from pst_fast.data.ffcv_loader import FFCVLoader
 from pst_fast.data.loaders import Kind, Order, make_loader
@@ -148,12 +149,12 @@ def test_a_failure_in_ffcvs_thread_is_raised(
 ) -> None:
     monkeypatch.setattr(ffcv_loader, "_POLL_SECONDS", 0.05)
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
-    _, outputs = ffcv._loader.code
+    _, outputs = ffcv._loader_of(None).code
 
     def broken(**arguments: object) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(ffcv._loader, "code", ([(broken, [])], outputs))
+    monkeypatch.setattr(ffcv._loader_of(None), "code", ([(broken, [])], outputs))
     with pytest.raises(RuntimeError, match="FFCV's reading thread failed"):
         list(ffcv.epoch(0))
 
@@ -278,7 +279,7 @@ def test_random_resized_crops_cut_from_the_images(tmp_path: Path) -> None:
     images = [np.broadcast_to(c, (*random.integers(20, 90, 2), 3)) for c in colours]
     write_beton(tmp_path / "x", images, np.zeros(40), np.arange(40))
     order = Order(np.arange(40), 16, seed=0, shuffle=True, drop_last=False)
-    loader = FFCVLoader(read_beton(tmp_path / "x"), order, CPU, cores(), random_resized_crop=32)
+    loader = FFCVLoader(read_beton(tmp_path / "x"), order, CPU, cores(), crops=Crops(0, (32, 32)))
     for epoch in (0, 1):
         batches = _copied(loader, epoch)
         index = torch.cat([batch.index for batch in batches])

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pst_fast.data import prepare as module
 from pst_fast.data.beton import read_beton
 from pst_fast.data.folder import FolderSource
 from pst_fast.data.frozen_subsets import ids_sha256
+from pst_fast.data.loaders import Kind, make_loader
 from pst_fast.data.prepare import load_image_set, map_image_set, prepare
 from pst_fast.errors import InputError
 from pst_fast.manifest import read_manifest
@@ -116,6 +118,37 @@ def test_a_finished_split_outlives_a_kill(
     assert loaded == ["train", "test", "test"]
     assert read_manifest(out)["facts"]["counts"] == {"train": [5, 5, 5], "test": [3, 3, 3]}
     assert len(load_image_set(out, "test")) == 9
+
+
+@pytest.mark.parametrize("kind", ["device", "torch", pytest.param("ffcv", marks=pytest.mark.slow)])
+def test_test_images_as_jpeg(
+    kind: Kind, image_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training images are the same, test images near the raw ones, whichever loader reads them."""
+    if kind == "ffcv":
+        pytest.importorskip("ffcv")
+    root = image_tree()
+    raw = _prepare(tmp_path / "raw", root, image_size=32)
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 4 * 32 * 32 * 3)
+    out = _prepare(tmp_path / "out", root, image_size=32, test_jpeg=90)
+    assert (out / "train.beton").read_bytes() == (raw / "train.beton").read_bytes()
+    stored = read_beton(out / "test.beton")
+    assert stored.compressed.all()
+    before = read_beton(raw / "test.beton").load_all().astype(int)
+    loader = make_loader(
+        out / "test.beton", batch_size=4, seed=0, shuffle=False, drop_last=False, device=torch.device("cpu"),
+        kind=kind,
+    )  # fmt: skip
+    found = np.concatenate([batch.images.numpy().copy() for batch in loader.epoch(0)])
+    assert np.abs(found - before).max() < 3
+    np.testing.assert_allclose(found, load_image_set(out, "test").images, atol=0 if kind != "ffcv" else 8)
+
+
+@pytest.mark.parametrize("quality", [0, 101])
+def test_a_quality_that_there_is_not(quality: int, image_tree: Tree, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"--test-jpeg: expected a quality from 1 to 100, got {quality}"):
+        _prepare(tmp_path / "out", image_tree(), test_jpeg=quality)
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_images_stream_in_chunks(image_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

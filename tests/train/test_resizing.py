@@ -1,18 +1,15 @@
-"""Sizes by epoch, crops drawn from seed and step alone, recipes that are resumed to the same bits."""
+"""Sizes by epoch, and recipes that are resumed to the same bits."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from pst_fast.data.beton import read_beton
 from pst_fast.models import create_model
 from pst_fast.train.resizing import (
-    draw_boxes,
     progressive_of,
-    random_resized_crop,
     resized,
     resolution,
     trained_sizes,
@@ -41,43 +38,6 @@ def test_fractions_that_make_no_sense(text: str) -> None:
         progressive_of(text)
     assert progressive_of("0.7:0.85") == (0.7, 0.85)
     assert progressive_of(None) is None
-
-
-def test_a_crop_is_what_resizing_its_box_gives() -> None:
-    images = _images(8, 40, 30)
-    found = random_resized_crop(images, 24, seed=3, step=7)
-    assert found.shape == (8, 24, 24, 3) and found.dtype == torch.uint8
-    for image, box, crop in zip(images, draw_boxes(8, 40, 30, 3, 7), found, strict=True):
-        top, left, height, width = box
-        part = image[top : top + height, left : left + width].permute(2, 0, 1)[None].float()
-        expected = F.interpolate(part, (24, 24), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
-        assert (crop.float() - expected).abs().max() <= 0.51
-
-
-def test_boxes_are_those_of_torchvision() -> None:
-    """Inside the image, areas and ratios in range and spread over it, every draw its own."""
-    boxes = draw_boxes(4000, 64, 64, seed=0, step=1)
-    top, left, height, width = boxes.T
-    assert (top >= 0).all() and (left >= 0).all()
-    assert (top + height <= 64).all() and (left + width <= 64).all()
-    share, ratio = height * width / 64**2, width / height
-    assert share.min() > 0.07 and share.max() <= 1.0
-    assert ratio.min() > 0.7 and ratio.max() < 1.42
-    transforms = pytest.importorskip("torchvision.transforms")
-    torch.manual_seed(0)
-    params = transforms.RandomResizedCrop.get_params
-    theirs = np.array([params(torch.zeros(3, 64, 64), [0.08, 1], [3 / 4, 4 / 3]) for _ in range(4000)])
-    assert abs(share.mean() - (theirs[:, 2] * theirs[:, 3]).mean() / 64**2) < 0.02
-    assert np.abs(boxes.mean(0) - theirs.mean(0)).max() < 1
-    assert (draw_boxes(5, 64, 64, 0, 1) == draw_boxes(5, 64, 64, 0, 1)).all()
-    assert (draw_boxes(5, 64, 64, 0, 1) != draw_boxes(5, 64, 64, 0, 2)).any()
-    assert (draw_boxes(5, 64, 64, 0, 1) != draw_boxes(5, 64, 64, 1, 1)).any()
-
-
-def test_boxes_of_narrow_images_fall_back_to_the_largest_part() -> None:
-    top, left, height, width = draw_boxes(50, 400, 4, seed=0, step=0).T
-    assert ((height >= 1) & (top + height <= 400) & (width >= 1) & (left + width <= 4)).all()
-    assert (height[width == 4] <= 6).all()
 
 
 def test_resizing() -> None:
@@ -116,6 +76,31 @@ def test_a_killed_recipe_goes_on_to_the_same_bits(defense, tmp_path, clean, trap
         with pytest.raises(Killed):
             run(tmp_path / "killed", trapped, clean, options, kill)
     assert result(run(tmp_path / "killed", trapped, clean, options)) == result(unbroken)
+
+
+@pytest.mark.slow
+def test_ffcv_cuts_for_those_that_need_no_whole_images(tmp_path, clean, trapped):
+    """``erm`` learns from FFCV's crops, and is resumed with them; ``pst-plus`` from a device's."""
+    pytest.importorskip("ffcv")
+    found = {}
+    for defense in ("erm", "pst-plus"):
+        options = settings(defense, **RECIPE)
+        for loader in ("device", "ffcv"):
+            folder = tmp_path / f"{defense}-{loader}"
+            found[defense, loader] = result(run(folder, trapped, clean, options, loader=loader))
+    assert found["pst-plus", "device"] == found["pst-plus", "ffcv"]
+    assert found["erm", "device"] != found["erm", "ffcv"]
+    losses = [[row["train_loss"] for row in found["erm", loader][1]] for loader in ("device", "ffcv")]
+    np.testing.assert_allclose(*losses, rtol=0.1)
+
+    def kill(done: float, words: str) -> None:
+        if done > 0.5:
+            raise Killed
+
+    options = settings("erm", **RECIPE)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", trapped, clean, options, kill, loader="ffcv")
+    assert result(run(tmp_path / "killed", trapped, clean, options, loader="ffcv")) == found["erm", "ffcv"]
 
 
 def test_the_average_is_what_is_evaluated_and_kept(tmp_path, clean):

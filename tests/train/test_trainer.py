@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from pst_fast.data.loaders import Kind
 from pst_fast.defenses.base import DEFENSES
 from pst_fast.errors import InputError
 from pst_fast.files import sha256
@@ -24,8 +25,13 @@ def settings(defense: str = "erm", **changes) -> TrainSettings:
     return TrainSettings(defense=defense, **values)
 
 
-def run(output: Path, data: Path, clean: Path, options: TrainSettings, progress=None) -> Path:
-    return train(output, train_data=data, test_data=clean, settings=options, device=CPU, progress=progress)
+def run(
+    output: Path, data: Path, clean: Path, options: TrainSettings, progress=None, loader: Kind = "auto"
+) -> Path:
+    return train(
+        output, train_data=data, test_data=clean, settings=options, device=CPU, progress=progress,
+        loader=loader,
+    )  # fmt: skip
 
 
 def result(folder: Path) -> tuple[str, list[dict]]:

@@ -88,6 +88,8 @@ class Sample:
 class Repeated:
     """A loader that gives one batch again and again, a few times an epoch."""
 
+    cropped = False
+
     def __init__(self, batch: Batch, batches: int) -> None:
         self.batch_size = len(batch.labels)
         self.num_samples = batches * self.batch_size
