@@ -11,7 +11,18 @@ from torch import nn
 from pst_fast.data.beton import write_beton
 from pst_fast.data.demo import draw
 from pst_fast.defenses.base import DEFENSES
-from pst_fast.defenses.ladder import GREY, JPEG, MEDIAN, RAW, SMOOTH, STAGES, Sign, next_stage
+from pst_fast.defenses.ladder import (
+    GREY,
+    GREY_JPEG,
+    GREY_MEDIAN,
+    JPEG,
+    MEDIAN,
+    RAW,
+    SMOOTH,
+    STAGES,
+    Sign,
+    next_stage,
+)
 from pst_fast.defenses.pst_plus import PSTPlus
 from pst_fast.manifest import build_stage, read_manifest
 from pst_fast.models import create_model
@@ -38,15 +49,26 @@ def raised(by: float, *, at: int | None = None) -> tuple[float, ...]:
 
 
 @pytest.mark.parametrize("depth", range(5))
-@pytest.mark.parametrize(("floor", "limit"), [(MEDIAN, 0.15), (GREY, 0.1)])
-def test_a_trap_is_variance_that_classes_explain_no_more_under_a_view_at_any_depth(floor, limit, depth):
+@pytest.mark.parametrize(
+    ("stage", "floor", "limit"),
+    [
+        (0, MEDIAN, 0.15),
+        (0, GREY, 0.1),
+        (1, GREY_MEDIAN, 0.15),
+        (1, GREY_JPEG, 0.15),
+        (2, GREY_JPEG, 0.15),
+    ],
+)
+def test_a_trap_is_variance_that_classes_explain_no_more_under_a_view_at_any_depth(
+    stage, floor, limit, depth
+):
     for difference, trapped in ((limit - 0.01, []), (limit + 0.01, [depth])):
         high = raised(difference)
-        measures = dict.fromkeys((RAW, MEDIAN, GREY), high)
+        measures = dict.fromkeys((RAW, MEDIAN, GREY, GREY_MEDIAN, JPEG, GREY_JPEG), high)
         measures[floor] = tuple(
             c if d == depth else m for d, (c, m) in enumerate(zip(CALM, high, strict=True))
         )
-        assert STAGES[0].trapped(measure_of(measures)) == trapped
+        assert STAGES[stage].trapped(measure_of(measures)) == trapped
 
 
 def test_large_measures_of_which_both_views_explain_nearly_all_are_no_sign():
