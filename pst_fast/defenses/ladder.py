@@ -73,7 +73,8 @@ class Stage:
 
 
 # Limits of falls. Clean training comes to at most .09 (median; .12 after 50 epochs), .07 (greyscale, colours
-# jittered) and .14 (greyscale, else), at any depth, on sets that the limits were chosen on: docs/method.md.
+# jittered) and .14 (greyscale, else), at any depth, on sets that the limits were chosen on; what JPEG takes
+# from greyscale (FINE) to .14 in trainings that are free in grey: docs/method.md.
 SHARP = 0.15
 FINE = 0.15
 COLOUR_ALONE = 0.1
