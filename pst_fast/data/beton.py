@@ -34,7 +34,7 @@ from pst_fast.data.beton_format import (
     sample_records,
     write_records,
 )
-from pst_fast.data.jpeg import decode_into
+from pst_fast.data.jpeg import check_header, decode_into
 from pst_fast.data.mapped import Pages
 from pst_fast.errors import InputError
 from pst_fast.files import replacing
@@ -110,6 +110,14 @@ class Beton:
     def load_all(self) -> np.ndarray:
         """Copy all images: uint8 [N, H, W, 3]. All must be of one size."""
         return self.gather(np.arange(len(self)))
+
+    def check_headers(self) -> None:
+        """Raise InputError unless every image that is stored as JPEG begins as one of its size."""
+        for row in np.flatnonzero(self.compressed).tolist():
+            try:
+                check_header(self._stored(row), (int(self.heights[row]), int(self.widths[row])))
+            except ValueError as error:
+                raise InputError(f"{self.path}: {error}") from error
 
     def _stored(self, row: int) -> np.ndarray:
         return self._bytes[self._pointers[row] : self._pointers[row] + self._sizes[row]]

@@ -70,7 +70,7 @@ class BetonStream:
         if self._record.is_file() and (path.is_file() or self._working.is_file()):
             record = json.loads(self._record.read_text(encoding="utf-8"))
             self.note = record["note"]
-            self._place(record["sizes"] or [shape[0] * shape[1] * 3] * record["done"])
+            self._place(record.get("sizes") or [shape[0] * shape[1] * 3] * record["done"])
 
     def write(self, images: np.ndarray, note: Any = None) -> None:
         """Append uint8 [n, H, W, 3]. When this returns they are on the disk, and so is ``note``.

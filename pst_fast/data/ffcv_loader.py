@@ -9,6 +9,7 @@ FFCV is not maintained; everything that knows its ways is in this file:
   forever: epochs are closed here, and the thread is watched.
 - Its decoder of random crops draws from a state that cannot be set, and its compiled code knows no epoch and
   takes arrays for constants: it is given the address of a table with a box for each image.
+- It says nothing of a JPEG that it cannot decode: their headers are checked here.
 """
 
 import os
@@ -63,6 +64,7 @@ class FFCVLoader:
             beton.shape  # noqa: B018 - refuses images of several sizes in words of ours
         elif beton.compressed.any():
             raise InputError(f"{beton.path}: expected raw images to crop, got JPEG")
+        beton.check_headers()
         self.num_samples = order.num_samples
         self.batch_size = order.batch_size
         self.cropped = crops is not None

@@ -3,15 +3,19 @@
 import errno
 import io
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pst_fast.data.beton import read_beton, write_beton
 from pst_fast.data.beton_stream import BetonStream
+from pst_fast.data.ffcv_loader import FFCVLoader
 from pst_fast.data.jpeg import encode
+from pst_fast.data.loaders import Order, ffcv_installed
 from pst_fast.errors import InputError
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -154,9 +158,16 @@ def test_a_damaged_jpeg_is_named(tmp_path: Path) -> None:
     other = encode(images[:1, :8, :8], 90)[0]
     whole = (tmp_path / "x").read_bytes()
     start = whole.index(b"\xff\xd8")
-    for damage in (b"\0" * size, other + b"\0" * (size - len(other)), whole[start : start + 200]):
+    truncated = whole[start : start + 200]
+    for damage, is_in_header in ((b"", True), (other, True), (truncated, False)):
         (tmp_path / "x").write_bytes(whole[:start] + damage.ljust(size, b"\0") + whole[start + size :])
         beton = read_beton(tmp_path / "x")
-        with pytest.raises(InputError, match=r"x: expected a JPEG of 40x40, got '"):
+        message = r"x: expected a JPEG of 40x40, got '"
+        with pytest.raises(InputError, match=message):
             beton.gather(np.arange(3))
+        with pytest.raises(InputError, match=message) if is_in_header else nullcontext():
+            beton.check_headers()
+        if is_in_header and ffcv_installed():
+            with pytest.raises(InputError, match=message):
+                FFCVLoader(beton, Order(np.arange(9), 4, 0, False, False), torch.device("cpu"))
         assert beton.gather(np.arange(1, 9)).shape == (8, 40, 40, 3)
