@@ -3,6 +3,7 @@
 
 #include "common/colour.h"
 #include "cpu/kernels.h"
+#include "cpu/kernels_plain.h"
 
 namespace pst::cpu {
 
@@ -57,21 +58,20 @@ static void load_run(const AugmentJob& job, int64_t first_pixel, int64_t count, 
 static void load_tile(const AugmentJob& job, const AugmentDraws& draws, int64_t row, int64_t begin,
                       int64_t rows, Tile* tile) {
   const int64_t width = job.width;
+  const Window window(job, draws);
   tile->count = rows * width;
-  const int64_t left = draws.left < 0 ? -draws.left : 0;  // first column of the window inside the image
-  const int64_t right = draws.left > 0 ? width - draws.left : width;
   for (int64_t y = 0; y < rows; ++y) {
-    const int64_t source = begin + y + draws.top, to = y * width;
-    const bool inside = source >= 0 && source < job.height && right > left;
-    if (!inside || right - left < width) {
+    const int64_t to = y * width, pixels = window.right - window.left;
+    const bool inside = window.inside(begin + y);
+    if (!inside || pixels < width) {
       for (int64_t x = to; x < to + width; ++x) tile->red[x] = tile->green[x] = tile->blue[x] = 0;
     }
     if (!inside) continue;
-    const int64_t first = (row * job.height + source) * width + left + draws.left;
+    const int64_t first = window.first_pixel(row, begin + y);
     if (draws.flip) {
-      load_run<true>(job, first, right - left, *tile, to + width - right);
+      load_run<true>(job, first, pixels, *tile, to + width - window.right);
     } else {
-      load_run<false>(job, first, right - left, *tile, to + left);
+      load_run<false>(job, first, pixels, *tile, to + window.left);
     }
   }
 }
@@ -136,6 +136,7 @@ static void augment_sample(const AugmentJob& job, const AugmentDraws& draws, int
     if (kind == kContrast) before_contrast = count;
     kinds[count++] = kind;
   }
+  if (count == 0 && !draws.grey) return plain_sample(job, draws, row, static_cast<T*>(out));
   // Contrast needs the image's mean as it is just before: known at once where one tile holds the image,
   // from a pass of its own otherwise.
   const bool whole = tile_rows == job.height;

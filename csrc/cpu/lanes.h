@@ -1,4 +1,5 @@
-// Eight floats at once, for the loops that GCC does not vectorise by itself: reductions.
+// Eight floats or sixteen bytes at once, for the loops that GCC does not vectorise by itself: reductions, and
+// what puts elements in another order.
 #pragma once
 
 #include "common/portable.h"
@@ -9,7 +10,18 @@ typedef float Lanes __attribute__((vector_size(32)));
 typedef uint32_t LanesBits __attribute__((vector_size(32)));
 typedef int32_t LanesIndex __attribute__((vector_size(32)));
 typedef uint16_t LanesNarrow __attribute__((vector_size(16)));
+typedef uint8_t Bytes __attribute__((vector_size(16)));
 constexpr int64_t kLanes = 8;
+
+PST_INLINE Bytes load_bytes(const uint8_t* from) {
+  Bytes bytes;
+  memcpy(&bytes, from, sizeof bytes);
+  return bytes;
+}
+
+PST_INLINE void store_bytes(Bytes bytes, uint8_t* to) {
+  memcpy(to, &bytes, sizeof bytes);
+}
 
 PST_INLINE Lanes load_lanes(const float* from) {
   Lanes lanes;
