@@ -41,6 +41,16 @@ PST_INLINE void add_columns(const T* from, int64_t width, int64_t rows, float* s
   for (int k = 0; k < kVectors; ++k) store_lanes(sum[k], sums + k * kLanes);
 }
 
+// The same of as many vectors as are said, at most kMost, in one pass; the columns that those are.
+template <int kMost, typename T>
+PST_INLINE int64_t add_vectors(const T* from, int64_t width, int64_t rows, int64_t vectors, float* sums) {
+  if constexpr (kMost > 0) {
+    if (vectors < kMost) return add_vectors<kMost - 1>(from, width, rows, vectors, sums);
+    add_columns<kMost>(from, width, rows, sums);
+  }
+  return kMost * kLanes;
+}
+
 // Sums of columns [begin, end) over rows.
 template <typename T>
 static void sum_columns(const T* plane, int64_t width, int64_t row_begin, int64_t row_end, int64_t begin,
@@ -48,12 +58,10 @@ static void sum_columns(const T* plane, int64_t width, int64_t row_begin, int64_
   const T* from = plane + row_begin * width;
   const int64_t rows = row_end - row_begin;
   int64_t column = begin;
-  for (; column + 4 * kLanes <= end; column += 4 * kLanes) {
-    add_columns<4>(from + column, width, rows, sums + column - begin);
+  for (; column + 8 * kLanes <= end; column += 8 * kLanes) {
+    add_columns<8>(from + column, width, rows, sums + column - begin);
   }
-  for (; column + kLanes <= end; column += kLanes) {
-    add_columns<1>(from + column, width, rows, sums + column - begin);
-  }
+  column += add_vectors<7>(from + column, width, rows, (end - column) / kLanes, sums + column - begin);
   for (; column < end; ++column) {
     float sum = 0;
     for (int64_t row = 0; row < rows; ++row) sum += widen(from[row * width + column]);
