@@ -1,4 +1,4 @@
-"""Draw how many times faster ours is, from a file that ``--json`` wrote."""
+"""Draw how many times faster ours is, from files that ``--json`` wrote."""
 
 import argparse
 from pathlib import Path
@@ -28,7 +28,9 @@ TITLES = {"ops": "Ops", "crafting": "Crafting step", "training": "Training step"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line's options."""
-    parser.add_argument("file", type=Path, help="what --json wrote")
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="what --json wrote; of a table in several the last"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the figure, .svg or .png")
 
 
@@ -36,11 +38,12 @@ def run(args: argparse.Namespace) -> None:
     """Draw the figure."""
     if args.out.suffix not in (".svg", ".png"):
         raise InputError(f"--out: expected a name that ends in .svg or .png, got {args.out}")
-    documents = {name: rows for name, rows in read_documents(args.file).items() if name in NAMES}
+    written = {name: rows for file in args.files for name, rows in read_documents(file).items()}
+    documents = {name: written[name] for name in NAMES if name in written}
     bars = {name: steady_bars(name, document["rows"]) for name, document in documents.items()}
     bars = {name: some for name, some in bars.items() if some}
     if not bars:
-        raise InputError(f"{args.file}: expected a row with a ratio, got none")
+        raise InputError(f"{', '.join(map(str, args.files))}: expected a row with a ratio, got none")
     with context(), mpl.rc_context({"svg.hashsalt": "pst_fast"}):
         figure = draw(bars, {name: documents[name]["device"] for name in bars})
         with replacing(args.out) as temporary:
