@@ -28,9 +28,7 @@ TITLES = {"ops": "Ops", "crafting": "Crafting step", "training": "Training step"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line's options."""
-    parser.add_argument(
-        "files", type=Path, nargs="+", metavar="FILE", help="what --json wrote; of a table in several the last"
-    )
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="what --json wrote")
     parser.add_argument("--out", type=Path, required=True, help="the figure, .svg or .png")
 
 
