@@ -96,6 +96,7 @@ def _audit(config: AuditConfig) -> None:
         )
     found |= {
         "poisoned": evidence.poisoned,
+        "noisy": evidence.noisy,
         "score": evidence.score,
         "kind": evidence.kind if evidence.poisoned else None,
         **asdict(evidence),
@@ -136,6 +137,7 @@ def _show(found: dict[str, Any]) -> None:
             for stage, values in found["acm"].items()
         )
         print(f"ACM after the last epoch, as they are (JPEG): {acm}")
+    print(f"Noise where the images are smoothest, in 95 % of them at least: {found['noise']:.1f}/255")
     if "change" in found:
         change = found["change"]
         print(
@@ -147,6 +149,11 @@ def _show(found: dict[str, Any]) -> None:
         print(f"Test accuracy of {defense}: {accuracy:.1%}")
     if found["poisoned"]:
         print(f"Verdict: poisoned ({found['score']:.2f}): {found['kind']}.")
+    elif found["noisy"]:
+        print(
+            f"Verdict: no shortcut that was found ({found['score']:.2f}), but noise that photographs do not "
+            "have: perturbed, or made with noise."
+        )
     else:
         print(f"Verdict: no sign of a poison ({found['score']:.2f}).")
 

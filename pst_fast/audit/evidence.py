@@ -8,6 +8,7 @@ import torch
 
 from pst_fast import ops
 from pst_fast.audit.learners import FEATURES, SmallNetwork, linear_accuracy
+from pst_fast.audit.noise import noise_floor
 from pst_fast.data.types import ImageSet
 from pst_fast.errors import InputError
 from pst_fast.ops import View
@@ -16,6 +17,8 @@ NETWORK = "network"
 VIEW = View.jpeg(10)
 THRESHOLD = 0.19
 """Score from which on images count as poisoned; see docs/audit.md for how often that is wrong."""
+NOISY = 0.8
+"""Noise, in levels of 1/255, from which on images are not as photographs are; see the same page."""
 FITTED = 0.7
 """Share of the images that learners are fit to; they are asked about the others."""
 _LEAST = 100
@@ -40,6 +43,7 @@ class Evidence:
         acm: Stage -> ACM after each epoch of the network on the images.
         acm_under_view: The same for the network on the view.
         samples: Images that were looked at.
+        noise: In levels of 1/255, what nearly all images have where they are smoothest (:func:`noise_floor`).
     """
 
     accuracy: dict[str, float]
@@ -47,6 +51,7 @@ class Evidence:
     acm: dict[str, list[float]]
     acm_under_view: dict[str, list[float]]
     samples: int
+    noise: float
 
     @property
     def lost(self) -> dict[str, float]:
@@ -63,6 +68,11 @@ class Evidence:
     def poisoned(self) -> bool:
         """Whether that is more than content loses."""
         return self.score >= THRESHOLD
+
+    @property
+    def noisy(self) -> bool:
+        """Whether there is more noise in all images than there is in photographs."""
+        return self.noise >= NOISY
 
     @property
     def kind(self) -> str:
@@ -117,7 +127,9 @@ def collect_evidence(
             accuracy[how][name] = linear_accuracy(FEATURES[name](x), labels, fitted, classes)
     progress(1.0, "done")
     as_is, viewed = seen
-    return Evidence(accuracy[as_is], accuracy[viewed], acm[as_is], acm[viewed], len(rows))
+    return Evidence(
+        accuracy[as_is], accuracy[viewed], acm[as_is], acm[viewed], len(rows), noise_floor(images)
+    )
 
 
 def _sample(labels: np.ndarray, samples: int, seed: int) -> np.ndarray:

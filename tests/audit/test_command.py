@@ -60,8 +60,21 @@ def test_a_verdict_with_everything(tree: Path, tmp_path: Path, capsys: pytest.Ca
     assert found["accuracy"]["pixels"] > 0.9
 
 
+def test_images_of_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data-dir", str(write_tree(tmp_path / "data", 200)), "--epochs", "0"]
+    assert command.main([*arguments, "--out", str(tmp_path / "audit.json")]) == 0
+    assert "but noise that photographs do not have" in capsys.readouterr().out
+    found = json.loads((tmp_path / "audit.json").read_text())
+    assert (found["poisoned"], found["noisy"]) == (False, True)
+    assert found["noise"] > 20
+
+
 def test_clean_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["--data-dir", str(write_tree(tmp_path / "data", 200)), "--epochs", "0"]) == 0
+    tree = write_tree(tmp_path / "data", 200)
+    for number, path in enumerate(tree.glob("*/*")):
+        smooth = np.tile(np.arange(16, dtype=np.uint8)[:, None, None] * (number % 12), (1, 16, 3))
+        Image.fromarray(smooth).save(path)
+    assert command.main(["--data-dir", str(tree), "--epochs", "0"]) == 0
     assert "Verdict: no sign of a poison" in capsys.readouterr().out
 
 

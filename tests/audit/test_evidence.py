@@ -53,14 +53,20 @@ def test_each_kind_of_shortcut_is_seen(name: str, learner: str, tmp_path) -> Non
 
 
 def test_the_score_is_what_a_learner_loses_that_beats_the_view() -> None:
-    evidence = Evidence({"pixels": 0.9, "texture": 0.5}, {"pixels": 0.75, "texture": 0.2}, {}, {}, 100)
+    evidence = Evidence({"pixels": 0.9, "texture": 0.5}, {"pixels": 0.75, "texture": 0.2}, {}, {}, 100, 0.0)
     assert evidence.score == pytest.approx(0.15), "texture loses more, but pixels under the view beat it"
     assert not evidence.poisoned
-    evidence = Evidence({"pixels": 0.8, "texture": 0.78}, {"pixels": 0.75, "texture": 0.4}, {}, {}, 100)
+    evidence = Evidence({"pixels": 0.8, "texture": 0.78}, {"pixels": 0.75, "texture": 0.4}, {}, {}, 100, 0.0)
     assert evidence.score == pytest.approx(0.38)
     assert evidence.poisoned
-    assert Evidence({"pixels": 0.3}, {"pixels": 0.4}, {}, {}, 100).score == 0
+    assert Evidence({"pixels": 0.3}, {"pixels": 0.4}, {}, {}, 100, 0.0).score == 0
     assert evidence.kind == KINDS["texture"]
+
+
+def test_noisy_is_what_photographs_are_not() -> None:
+    quiet, noisy = (Evidence({"pixels": 0.3}, {"pixels": 0.4}, {}, {}, 100, noise) for noise in (0.5, 0.8))
+    assert (quiet.noisy, noisy.noisy) == (False, True)
+    assert collect_evidence(content(), epochs=0).noise == pytest.approx(6.5, abs=1), "of 8 where smoothest"
 
 
 def test_the_same_seed_gives_the_same_evidence() -> None:
