@@ -17,7 +17,7 @@ NETWORK = "network"
 VIEW = View.jpeg(10)
 THRESHOLD = 0.19
 """Score from which on images count as poisoned; see docs/audit.md for how often that is wrong."""
-NOISY = 0.8
+NOISY = 0.7
 """Noise, in levels of 1/255, from which on images are not as photographs are; see the same page."""
 FITTED = 0.7
 """Share of the images that learners are fit to; they are asked about the others."""
