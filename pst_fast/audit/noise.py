@@ -32,9 +32,7 @@ def noise_floor(images: Tensor) -> float:
 def _quietest(images: Tensor) -> Tensor:
     x = images.permute(0, 3, 1, 2).float()
     second = x.new_tensor([1.0, -2.0, 1.0])
-    operator = (second[:, None] * second).expand(
-        3, 1, 3, 3
-    )  # makes white noise six times as strong
+    operator = (second[:, None] * second).expand(3, 1, 3, 3)  # makes white noise six times as strong
     energy = (F.conv2d(x, operator, groups=3) / 6).square().mean(1, keepdim=True)
     patches = F.avg_pool2d(energy, [min(_PATCH, side) for side in energy.shape[2:]], _STRIDE)
     return _percentile(patches.flatten(1), QUIET_PART).sqrt()
