@@ -13,8 +13,8 @@ import torch
 OVERSAMPLING = 16
 """Directions that the basis holds beyond the components that are kept."""
 
-ITERATIONS = 4
-"""Passes through the features and back: the basis errs by the fourth power of ratios of eigenvalues."""
+ITERATIONS = 5
+"""Passes through the features and back: the basis errs by the fifth power of ratios of eigenvalues."""
 
 
 def spatial_lda(pooled: torch.Tensor, labels: torch.Tensor, num_classes: int, components: int = 32) -> float:
