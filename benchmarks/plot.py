@@ -28,7 +28,8 @@ TITLES = {"ops": "Ops", "crafting": "Crafting step", "training": "Training step"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line's options."""
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="what --json wrote")
+    words = "what --json wrote; a table that several have is the last one's"
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=words)
     parser.add_argument("--out", type=Path, required=True, help="the figure, .svg or .png")
 
 

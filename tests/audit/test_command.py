@@ -71,7 +71,7 @@ def test_images_of_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_clean_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = write_tree(tmp_path / "data", 200)
-    for number, path in enumerate(tree.glob("*/*")):
+    for number, path in enumerate(sorted(tree.glob("*/*"))):
         smooth = np.tile(np.arange(16, dtype=np.uint8)[:, None, None] * (number % 12), (1, 16, 3))
         Image.fromarray(smooth).save(path)
     assert command.main(["--data-dir", str(tree), "--epochs", "0"]) == 0

@@ -153,6 +153,26 @@ def test_unsteady_rows_are_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert steady_bars("ops", rows) == [("a large", {"eager_ratio": 3.0, "compiled_ratio": 1.5})]
 
 
+def test_of_several_files_the_last_one_with_a_table_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written(name: str, **ratios: float) -> str:
+        rows = {
+            table: {"device": "2 threads", "rows": [{"op": table, "network": table, "shape": "", "images": "",
+                    "nbytes": 1, "eager_ratio": ratio, "published_ratio": ratio, "compiled_ratio": None}]}
+            for table, ratio in ratios.items()
+        }  # fmt: skip
+        (tmp_path / name).write_text(json.dumps({"benchmarks": rows}))
+        return str(tmp_path / name)
+
+    files = [written("a.json", ops=2.25, crafting=4.75), written("b.json", ops=7.25)]
+    run(monkeypatch, "plot", *files, "--out", str(tmp_path / "both.svg"))
+    run(monkeypatch, "plot", written("c.json", ops=7.25, crafting=4.75), "--out", str(tmp_path / "one.svg"))
+    assert (tmp_path / "both.svg").read_bytes() == (tmp_path / "one.svg").read_bytes()
+    run(monkeypatch, "plot", files[0], "--out", str(tmp_path / "first.svg"))
+    assert (tmp_path / "both.svg").read_bytes() != (tmp_path / "first.svg").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -101,8 +101,9 @@ def test_agrees_with_twin(
 @pytest.mark.parametrize("size", [(32, 32), (40, 48), (3, 1100), (17, 15)])
 @pytest.mark.parametrize("delta", ["none", "float32", "int8", "int16"])
 @pytest.mark.parametrize("dtype", REDUCED)
+@pytest.mark.parametrize("colours", [JITTER, {}], ids=["jitter", "plain"])
 def test_training_sizes_agree_with_twin(
-    device: torch.device, size: tuple[int, int], delta: str, dtype: torch.dtype
+    device: torch.device, size: tuple[int, int], delta: str, dtype: torch.dtype, colours: dict[str, Any]
 ) -> None:
     images = random_images(10, *size).to(device)
     index = torch.randint(0, 10, (16,), generator=torch.Generator().manual_seed(3)).to(device)
@@ -115,7 +116,7 @@ def test_training_sizes_agree_with_twin(
         "flip": True,
         "mean": MEAN,
         "std": STD,
-        **JITTER,
+        **colours,
     }
     bound = {torch.float32: 1e-5, torch.bfloat16: 2**-8, torch.float16: 2**-10}[dtype]
     out = ops.augment(images, dtype=dtype, **options)
