@@ -7,7 +7,7 @@ BIN := .venv/bin
 SETUP := PYTHON=$(PYTHON) scripts/setup
 SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help setup demo test test-slow test-gpu test-browser lint bench cuda gpu-check clean
+.PHONY: help setup demo test test-slow test-simt test-gpu test-browser lint bench cuda gpu-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,11 @@ test: setup  ## the fast tests (ARGS="tests/ops -k linf")
 
 test-slow: setup  ## the tests that take longer
 	@$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
+
+test-simt: setup  ## the ops' tests on the CUDA kernels, which a host's thread runs; needs no GPU
+	@$(BIN)/cmake -G Ninja -S . -B build/simt -DPST_FAST_PYTHON=$(BIN)/python -DPST_FAST_CUDA=0 -DPST_FAST_SIMT=ON >build/simt.log
+	@$(BIN)/cmake --build build/simt --target _C_simt
+	@PST_FAST_BACKEND=simt $(BIN)/python -m pytest $(or $(ARGS),tests/ops)
 
 test-gpu: setup  ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -5,7 +5,6 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <array>
 #include <optional>
 #include <tuple>
 
@@ -60,17 +59,6 @@ inline bool same_device(const Tensor& a, const Tensor& b) {
 
 inline bool is_reduced(ScalarType type) {
   return type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half;
-}
-
-// Sorted values and their positions, equal ones in their original order. (The header's own `sort` exists
-// from 2.15 only; the operator behind it, since before 2.11.)
-inline std::tuple<Tensor, Tensor> stable_sort(const Tensor& values) {
-  using torch::stable::detail::from;
-  std::array<StableIValue, 4> stack{from(values), from(std::optional<bool>(true)), from(int64_t{0}),
-                                    from(false)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
-  return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
 }
 
 // Calls `run` with a value of the storage type of `dtype` (one of the three).

@@ -1,6 +1,7 @@
 // A tensor's memory as the kernels address it, and a network's normalisation.
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "common/abi.h"

@@ -80,7 +80,7 @@ __device__ __forceinline__ double run_plane(const Job& job, uint64_t sample, int
 }
 
 __global__ void __launch_bounds__(kBlock) ar_samples(Job job, float* __restrict__ out) {
-  extern __shared__ float rows[];  // [kWarps, 2, width + crop]
+  float* rows = shared_memory<float>();  // [kWarps, 2, width + crop]
   __shared__ double factor;
   const int64_t i = blockIdx.x, label = job.labels[i];
   if (label < 0 || label >= job.num_classes) {
@@ -136,13 +136,12 @@ static Tensor ar_perturbation(const Tensor& coefficients, const Tensor& labels, 
   job.channels = static_cast<int>(channels);
   job.epsilon = epsilon;
   const size_t shared = 2 * kWarps * sizeof(float) * static_cast<size_t>(width + crop);
-  ar_samples<<<blocks_for(samples, 1), kBlock, shared, launch.stream()>>>(job, out.mutable_data_ptr<float>());
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  launch.run(ar_samples, blocks_for(samples, 1), kBlock, shared)(job, out.mutable_data_ptr<float>());
   return out;
 }
 
 }  // namespace pst::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(pst_fast, CUDA, m) {
+PST_CUDA_KERNELS(m) {
   m.impl("ar_perturbation", TORCH_BOX(&pst::cuda::ar_perturbation));
 }

@@ -212,20 +212,18 @@ static Tensor augment(const Tensor& images, const MaybeTensor& index, const Mayb
       new_empty(images, {needs_mean ? static_cast<int64_t>(blocks) : 0}, ScalarType::Double);
   if (needs_mean) {
     partial = partials.mutable_data_ptr<double>();
-    sum_grey<<<blocks, kThreads, 0, launch.stream()>>>(job, partial);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch.run(sum_grey, blocks)(job, partial);
   }
   dispatch_reduced(dtype, [&](auto type) {
     using T = decltype(type);
-    write_augmented<T><<<blocks, kThreads, 0, launch.stream()>>>(
-        job, partial, static_cast<T*>(out.mutable_data_ptr()), pixels % kRun == 0);
+    launch.run(write_augmented<T>, blocks)(job, partial, static_cast<T*>(out.mutable_data_ptr()),
+                                           pixels % kRun == 0);
   });
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }
 
 }  // namespace pst::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(pst_fast, CUDA, m) {
+PST_CUDA_KERNELS(m) {
   m.impl("augment", TORCH_BOX(&pst::cuda::augment));
 }

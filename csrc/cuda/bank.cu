@@ -18,23 +18,65 @@ struct BankJob {
       if (threadIdx.x == 0) {
         printf("pst_fast: index must be in [0, %lld), got %lld\n", static_cast<long long>(rows),
                static_cast<long long>(at));
+        __trap();
       }
-      __trap();
+      __syncthreads();  // the others end here
     }
     return at;
   }
 };
 
+// Packs that a thread has on the way at a time.
+constexpr int kRuns = 4;
+
+// Position of the `run`-th pack of a thread within its sample.
+template <int kPack>
+__device__ __forceinline__ int64_t run_start(const BankJob& job, int run) {
+  return ((blockIdx.x % job.tiles * kRuns + run) * kThreads + threadIdx.x) * kPack;
+}
+
 template <int kPack>
 __global__ void __launch_bounds__(kThreads) encode_dense(BankJob job, const float* delta, int8_t* bank) {
   const int64_t sample = blockIdx.x / job.tiles, row = job.row(sample);
-  const int64_t first = (blockIdx.x % job.tiles * kThreads + threadIdx.x) * kPack;
-  if (first >= job.size) return;
-  const auto from = *reinterpret_cast<const Pack<float, kPack>*>(delta + sample * job.size + first);
-  Pack<int8_t, kPack> to;
+  Pack<float, kPack> from[kRuns] = {};
 #pragma unroll
-  for (int e = 0; e < kPack; ++e) to.value[e] = job.code.encode(from.value[e]);
-  *reinterpret_cast<Pack<int8_t, kPack>*>(bank + row * job.size + first) = to;
+  for (int r = 0; r < kRuns; ++r) {
+    const int64_t first = run_start<kPack>(job, r);
+    if (first < job.size) {
+      from[r] = *reinterpret_cast<const Pack<float, kPack>*>(delta + sample * job.size + first);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kRuns; ++r) {
+    const int64_t first = run_start<kPack>(job, r);
+    if (first >= job.size) break;
+    Pack<int8_t, kPack> to;
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) to.value[e] = job.code.encode(from[r].value[e]);
+    *reinterpret_cast<Pack<int8_t, kPack>*>(bank + row * job.size + first) = to;
+  }
+}
+
+// Of contiguous delta with three channels: four pixels a thread, three planes to read and three words to
+// write.
+__global__ void __launch_bounds__(kThreads) encode_planes(BankJob job, const float* delta, int8_t* bank) {
+  constexpr int kPack = 4;
+  const int64_t sample = blockIdx.x / job.tiles, row = job.row(sample), pixels = job.size / 3;
+  const int64_t first = (blockIdx.x % job.tiles * kThreads + threadIdx.x) * kPack;
+  if (first >= pixels) return;
+  Pack<float, kPack> plane[3];
+#pragma unroll
+  for (int c = 0; c < 3; ++c) {
+    plane[c] = *reinterpret_cast<const Pack<float, kPack>*>(delta + sample * job.size + c * pixels + first);
+  }
+  Pack<int8_t, kPack> to[3];
+#pragma unroll
+  for (int e = 0; e < 3 * kPack; ++e)
+    to[e / kPack].value[e % kPack] = job.code.encode(plane[e % 3].value[e / 3]);
+#pragma unroll
+  for (int w = 0; w < 3; ++w) {
+    reinterpret_cast<Pack<int8_t, kPack>*>(bank + row * job.size + 3 * first)[w] = to[w];
+  }
 }
 
 struct DeltaStrides {
@@ -58,15 +100,26 @@ __global__ void __launch_bounds__(kThreads)
 template <int kPack>
 __global__ void __launch_bounds__(kThreads) decode_dense(BankJob job, const int8_t* bank, float* delta) {
   const int64_t sample = blockIdx.x / job.tiles, row = job.row(sample);
-  const int64_t first = (blockIdx.x % job.tiles * kThreads + threadIdx.x) * kPack;
-  if (first >= job.size) return;
-  const auto from = *reinterpret_cast<const Pack<int8_t, kPack>*>(bank + row * job.size + first);
-  Pack<float, kPack> to;
+  Pack<int8_t, kPack> from[kRuns] = {};
 #pragma unroll
-  for (int e = 0; e < kPack; ++e) to.value[e] = job.code.decode(from.value[e]);
-  *reinterpret_cast<Pack<float, kPack>*>(delta + sample * job.size + first) = to;
+  for (int r = 0; r < kRuns; ++r) {
+    const int64_t first = run_start<kPack>(job, r);
+    if (first < job.size) {
+      from[r] = *reinterpret_cast<const Pack<int8_t, kPack>*>(bank + row * job.size + first);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kRuns; ++r) {
+    const int64_t first = run_start<kPack>(job, r);
+    if (first >= job.size) break;
+    Pack<float, kPack> to;
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) to.value[e] = job.code.decode(from[r].value[e]);
+    *reinterpret_cast<Pack<float, kPack>*>(delta + sample * job.size + first) = to;
+  }
 }
 
+// `each`: elements of a sample for each block.
 static BankJob bank_job(const Tensor& bank, const MaybeTensor& index, double epsilon, int64_t each) {
   const int64_t size = bank.size(1) * bank.size(2) * bank.size(3);
   STD_TORCH_CHECK(size <= 0x7fffffff, "an image of the bank must have less than 2**31 values");
@@ -91,21 +144,27 @@ static void quantize_bank_(const Tensor& bank, const MaybeTensor& index, const T
   check_bank_delta(bank, batch, delta);
   if (delta.numel() == 0) return;
   const Launch launch(bank);
-  const bool is_dense = fits(delta, Layout::kChannelsLast), is_wide = is_dense && is_packed(bank, delta);
-  const BankJob job = bank_job(bank, index, epsilon, kThreads * (is_wide ? 4 : 1));
-  const unsigned blocks = blocks_for(job.tiles * batch, 1);
   const float* from = delta.const_data_ptr<float>();
   int8_t* to = bank.mutable_data_ptr<int8_t>();
-  if (is_wide) {
-    encode_dense<4><<<blocks, kThreads, 0, launch.stream()>>>(job, from, to);
-  } else if (is_dense) {
-    encode_dense<1><<<blocks, kThreads, 0, launch.stream()>>>(job, from, to);
+  const auto run = [&](auto kernel, int64_t each, const auto&... more) {
+    const BankJob job = bank_job(bank, index, epsilon, each);
+    launch.run(kernel, blocks_for(job.tiles * batch, 1))(job, from, more..., to);
+  };
+  const int64_t pixels = bank.size(1) * bank.size(2);
+  const bool is_wide = is_packed(bank, delta);
+  if (fits(delta, Layout::kChannelsLast)) {
+    if (is_wide) {
+      run(encode_dense<4>, 4 * kRuns * kThreads);
+    } else {
+      run(encode_dense<1>, kRuns * kThreads);
+    }
+  } else if (is_wide && delta.is_contiguous() && bank.size(3) == 3 && pixels % 4 == 0) {
+    run(encode_planes, 3 * 4 * kThreads);
   } else {
-    const DeltaStrides strides{delta.stride(0), delta.stride(1), delta.stride(2),
-                               delta.stride(3), delta.size(1),   delta.size(3)};
-    encode_strided<<<blocks, kThreads, 0, launch.stream()>>>(job, from, strides, to);
+    run(encode_strided, kThreads,
+        DeltaStrides{delta.stride(0), delta.stride(1), delta.stride(2), delta.stride(3), delta.size(1),
+                     delta.size(3)});
   }
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 static Tensor gather_bank(const Tensor& bank, const MaybeTensor& index, double epsilon) {
@@ -116,22 +175,21 @@ static Tensor gather_bank(const Tensor& bank, const MaybeTensor& index, double e
                            MemoryFormat::ChannelsLast);
   if (delta.numel() == 0) return delta;
   const bool is_wide = is_packed(bank, delta);
-  const BankJob job = bank_job(bank, index, epsilon, kThreads * (is_wide ? 4 : 1));
+  const BankJob job = bank_job(bank, index, epsilon, kRuns * kThreads * (is_wide ? 4 : 1));
   const unsigned blocks = blocks_for(job.tiles * batch, 1);
   const int8_t* from = bank.const_data_ptr<int8_t>();
   float* to = delta.mutable_data_ptr<float>();
   if (is_wide) {
-    decode_dense<4><<<blocks, kThreads, 0, launch.stream()>>>(job, from, to);
+    launch.run(decode_dense<4>, blocks)(job, from, to);
   } else {
-    decode_dense<1><<<blocks, kThreads, 0, launch.stream()>>>(job, from, to);
+    launch.run(decode_dense<1>, blocks)(job, from, to);
   }
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
   return delta;
 }
 
 }  // namespace pst::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(pst_fast, CUDA, m) {
+PST_CUDA_KERNELS(m) {
   m.impl("quantize_bank_", TORCH_BOX(&pst::cuda::quantize_bank_));
   m.impl("gather_bank", TORCH_BOX(&pst::cuda::gather_bank));
 }

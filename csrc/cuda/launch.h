@@ -1,30 +1,13 @@
-// What every launch needs: device, stream, check.
+// What the kernels share: how work is cut into blocks, packs of elements, sums over a block.
 #pragma once
 
 #include <cuda_runtime.h>
 #include <stdio.h>
 
 #include "common/abi.h"
+#include "cuda/stream.h"
 
 namespace pst::cuda {
-
-constexpr int kThreads = 256;
-
-// Makes the tensor's device current, and gives its current stream.
-class Launch {
- public:
-  explicit Launch(const Tensor& t) : guard_(t.get_device_index()) {
-    void* stream = nullptr;
-    // getCurrentStream(...).id() is no cudaStream_t; this shim gives the real one.
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
-    stream_ = static_cast<cudaStream_t>(stream);
-  }
-  cudaStream_t stream() const { return stream_; }
-
- private:
-  torch::stable::accelerator::DeviceGuard guard_;
-  cudaStream_t stream_ = nullptr;
-};
 
 inline unsigned blocks_for(int64_t work, int64_t each) {
   const int64_t blocks = (work + each - 1) / each;

@@ -1,7 +1,9 @@
 // grid_pool and class_channel_stats on CUDA. No atomics: every sum has one order.
+#include <algorithm>
+
 #include "common/cells.h"
 #include "common/checks.h"
-#include "cuda/groups.h"
+#include "cuda/classes.h"
 #include "cuda/launch.h"
 
 namespace pst::cuda {
@@ -10,100 +12,143 @@ struct Map {
   int channels, height, width, grid;
 };
 
-// Contiguous planes: a group of `lanes` threads (a power of two, at most a warp) for each cell.
+// What a block adds up in shared memory: 48 KiB is what every device has.
+constexpr int kMostSums = 48 * 1024 / sizeof(float);
+
+// How a block of pool_planes shares its work. A band is a plane's rows of one line of cells; `bands` of them
+// are a block's. Threads have columns of 16 bytes where possible (`packs` a row), and every `lanes`-th row.
+struct Bands {
+  uint32_t count, bands;
+  int packs, lanes;
+};
+
+// Contiguous planes. First each thread adds up its rows, column by column; then those sums are added up by
+// cell. Memory is read in its order, whatever the cells' widths.
 template <typename T, int kPack>
 __global__ void __launch_bounds__(kThreads)
-    pool_planes(Map map, const T* __restrict__ features, float* __restrict__ pooled, int64_t count,
-                int lanes) {
-  const int64_t cell = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / lanes;
-  const int lane = static_cast<int>(threadIdx.x) & (lanes - 1);
-  float sum = 0;
-  int area = 1;
-  if (cell < count) {
-    const int cells = map.grid * map.grid;
-    const int64_t plane = cell / cells;
-    const int within = static_cast<int>(cell - plane * cells);
-    const int i = within / map.grid, j = within - i * map.grid;
-    const int top = static_cast<int>(cell_start(i, map.grid, map.height));
-    const int left = static_cast<int>(cell_start(j, map.grid, map.width));
-    const int rows = static_cast<int>(cell_end(i, map.grid, map.height)) - top;
-    const int columns = static_cast<int>(cell_end(j, map.grid, map.width)) - left;
-    area = rows * columns;
-    const int packs = columns / kPack;  // whole: the host chose kPack so
-    const T* from = features + (plane * map.height + top) * map.width + left;
-    for (int k = lane; k < rows * packs; k += lanes) {
-      const int row = k / packs, column = (k - row * packs) * kPack;
-      const auto pack =
-          *reinterpret_cast<const Pack<T, kPack>*>(from + static_cast<int64_t>(row) * map.width + column);
+    pool_planes(Map map, Bands job, const T* __restrict__ features, float* __restrict__ pooled) {
+  float* sums = shared_memory<float>();  // [bands, lanes, packs * kPack]
+  const uint32_t first = blockIdx.x * job.bands;
+  const int bands = static_cast<int>(min(job.count - first, job.bands));
+  const int items = bands * job.lanes * job.packs;
+  const int stride = job.packs * kPack;
+  const int64_t plane_size = static_cast<int64_t>(map.height) * map.width;
+  for (int start = 0; start < map.width; start += stride) {  // once, but for very wide maps
+    for (int item = threadIdx.x; item < items; item += kThreads) {
+      const int row_of = item / job.packs, pack = item - row_of * job.packs;
+      const int band_of = row_of / job.lanes, lane = row_of - band_of * job.lanes;
+      const uint32_t band = first + band_of, plane = band / map.grid;
+      const int i = static_cast<int>(band - plane * map.grid);
+      const int top = cell_start(i, map.grid, map.height), bottom = cell_end(i, map.grid, map.height);
+      const int column = start + pack * kPack;
+      const T* from = features + plane * plane_size + column;
+      Pack<float, kPack> sum{};
+      if (column < map.width) {
+#pragma unroll 4
+        for (int row = top + lane; row < bottom; row += job.lanes) {
+          const auto value = *reinterpret_cast<const Pack<T, kPack>*>(from + row * map.width);
 #pragma unroll
-      for (int e = 0; e < kPack; ++e) sum += widen(pack.value[e]);
+          for (int e = 0; e < kPack; ++e) sum.value[e] += widen(value.value[e]);
+        }
+      }
+      *reinterpret_cast<Pack<float, kPack>*>(sums + item * kPack) = sum;
     }
+    __syncthreads();
+    for (int cell = threadIdx.x; cell < bands * map.grid; cell += kThreads) {
+      const int band_of = cell / map.grid, j = cell - band_of * map.grid;
+      const int i = static_cast<int>((first + band_of) % static_cast<uint32_t>(map.grid));
+      const int rows = cell_end(i, map.grid, map.height) - cell_start(i, map.grid, map.height);
+      const int left = cell_start(j, map.grid, map.width), right = cell_end(j, map.grid, map.width);
+      const int begin = max(left, start) - start, end = min(right - start, stride);
+      float sum = 0;
+      for (int lane = 0; lane < job.lanes; ++lane) {
+        const float* line = sums + (band_of * job.lanes + lane) * stride;
+        for (int column = begin; column < end; ++column) sum += line[column];
+      }
+      float* to = pooled + static_cast<int64_t>(first) * map.grid + cell;
+      sum /= static_cast<float>(rows * (right - left));
+      *to = start == 0 ? sum : *to + sum;
+    }
+    __syncthreads();
   }
-  for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-  if (cell < count && lane == 0) pooled[cell] = sum / static_cast<float>(area);
 }
 
-// channels_last: a warp takes 32 packs of channels; the block's eight warps take eight cells (kSplit 1) or
-// share the pixels of one (kSplit 8).
-template <typename T, int kPack, int kSplit>
+// How a block of pool_pixels shares its work: `cells` cells of one sample by `packs` packs of channels, and
+// `split` threads for each pack of a cell. `groups` and `tiles` of those make a sample.
+struct Tiles {
+  int cells, packs, split, groups, tiles;
+};
+
+// channels_last: threads add up every `split`-th pixel of a cell, and then their sums are added up.
+template <typename T, int kPack>
 __global__ void __launch_bounds__(kThreads)
-    pool_pixels(Map map, const T* __restrict__ features, float* __restrict__ pooled, int64_t count,
-                int tiles) {
-  constexpr int kWarps = kThreads / 32, kCells = kWarps / kSplit;
-  __shared__ float parts[kSplit > 1 ? kSplit : 1][32 * kPack + 1];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int64_t block = blockIdx.x / tiles;
-  const int channel = (static_cast<int>(blockIdx.x % tiles) * 32 + lane) * kPack;
-  const int64_t cell = block * kCells + warp / kSplit;  // over all samples
-  float sums[kPack] = {};
-  const int cells = map.grid * map.grid;
-  const int64_t sample = cell / cells;
-  const int within = static_cast<int>(cell - sample * cells);
-  const int i = within / map.grid, j = within - i * map.grid;
-  const int top = static_cast<int>(cell_start(i, map.grid, map.height));
-  const int left = static_cast<int>(cell_start(j, map.grid, map.width));
-  const int rows = static_cast<int>(cell_end(i, map.grid, map.height)) - top;
-  const int columns = static_cast<int>(cell_end(j, map.grid, map.width)) - left;
-  const bool is_live = cell < count && channel < map.channels;
-  if (is_live) {
-    const T* from = features + ((sample * map.height + top) * map.width + left) * map.channels + channel;
-    for (int k = warp % kSplit; k < rows * columns; k += kSplit) {
-      const int row = k / columns, column = k - row * columns;
-      const auto pack = *reinterpret_cast<const Pack<T, kPack>*>(
-          from + (static_cast<int64_t>(row) * map.width + column) * map.channels);
+    pool_pixels(Map map, Tiles job, const T* __restrict__ features, float* __restrict__ pooled) {
+  __shared__ float sums[kThreads * (kPack + 1)];  // [slots, packs * kPack + 1]: no two cells in one bank
+  const int work = static_cast<int>(blockIdx.x % static_cast<unsigned>(job.groups * job.tiles));
+  const int64_t sample = blockIdx.x / static_cast<unsigned>(job.groups * job.tiles);
+  const int group = work / job.tiles, tile = work - group * job.tiles;
+  const int stride = job.packs * kPack + 1;
+  const int slot = threadIdx.x / job.packs, pack = threadIdx.x - slot * job.packs;
+  const int first_channel = tile * job.packs * kPack, channel = first_channel + pack * kPack;
+  const int all_cells = map.grid * map.grid, first = group * job.cells;
+  const int cells = min(job.cells, all_cells - first);
+  if (slot < cells * job.split) {
+    float sum[kPack] = {};
+    if (channel < map.channels) {
+      const int cell = first + slot / job.split, lane = slot % job.split;
+      const int i = cell / map.grid, j = cell - i * map.grid;
+      const int top = cell_start(i, map.grid, map.height), left = cell_start(j, map.grid, map.width);
+      const int columns = cell_end(j, map.grid, map.width) - left;
+      const int pixels = (cell_end(i, map.grid, map.height) - top) * columns;
+      const T* from = features +
+                      ((sample * map.height + top) * map.width + left) * static_cast<int64_t>(map.channels) +
+                      channel;
+      // A step goes so many rows down and columns to the right, and on to the next row where those end.
+      const int down = job.split / columns, right = job.split - down * columns;
+      const int64_t pixel = map.channels;
+      const int64_t step = (static_cast<int64_t>(down) * map.width + right) * pixel;
+      const int64_t wrap = (map.width - columns) * pixel;
+      int column = lane % columns;
+      from += (static_cast<int64_t>(lane / columns) * map.width + column) * pixel;
+#pragma unroll 4
+      for (int k = lane; k < pixels; k += job.split) {
+        const auto value = *reinterpret_cast<const Pack<T, kPack>*>(from);
 #pragma unroll
-      for (int e = 0; e < kPack; ++e) sums[e] += widen(pack.value[e]);
+        for (int e = 0; e < kPack; ++e) sum[e] += widen(value.value[e]);
+        column += right;
+        const bool wraps = column >= columns;
+        column -= wraps ? columns : 0;
+        from += step + (wraps ? wrap : 0);
+      }
     }
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) sums[slot * stride + pack * kPack + e] = sum[e];
   }
-  if constexpr (kSplit > 1) {
-#pragma unroll
-    for (int e = 0; e < kPack; ++e) parts[warp][lane * kPack + e] = sums[e];
-    __syncthreads();
-    if (warp != 0) return;
-#pragma unroll
-    for (int e = 0; e < kPack; ++e) {
-      sums[e] = 0;
-      for (int w = 0; w < kSplit; ++w) sums[e] += parts[w][lane * kPack + e];
-    }
+  __syncthreads();
+  const int channels = min(job.packs * kPack, map.channels - first_channel);
+  for (int at = threadIdx.x; at < channels * cells; at += kThreads) {
+    const int c = at / cells, cell = at - c * cells;
+    const int i = (first + cell) / map.grid, j = first + cell - i * map.grid;
+    const int rows = cell_end(i, map.grid, map.height) - cell_start(i, map.grid, map.height);
+    const int columns = cell_end(j, map.grid, map.width) - cell_start(j, map.grid, map.width);
+    float sum = 0;
+    for (int lane = 0; lane < job.split; ++lane) sum += sums[(cell * job.split + lane) * stride + c];
+    pooled[(sample * map.channels + first_channel + c) * all_cells + first + cell] =
+        sum / static_cast<float>(rows * columns);
   }
-  if (!is_live) return;
-  float* to = pooled + (sample * map.channels + channel) * cells + within;
-  const float inverse = 1.0f / static_cast<float>(rows * columns);
-#pragma unroll
-  for (int e = 0; e < kPack; ++e) to[static_cast<int64_t>(e) * cells] = sums[e] * inverse;
 }
 
 // What a pixel gets from the cells that hold it; grad points to the channel's cells.
 __device__ __forceinline__ float pixel_grad(const Map& map, const float* grad, int row, int column) {
-  const int top = static_cast<int>(first_cell(row, map.grid, map.height));
-  const int bottom = static_cast<int>(last_cell(row, map.grid, map.height));
-  const int left = static_cast<int>(first_cell(column, map.grid, map.width));
-  const int right = static_cast<int>(last_cell(column, map.grid, map.width));
+  const int top = first_cell(row, map.grid, map.height), bottom = last_cell(row, map.grid, map.height);
+  const int left = first_cell(column, map.grid, map.width), right = last_cell(column, map.grid, map.width);
   float sum = 0;
+#pragma unroll 1  // nearly always once
   for (int i = top; i <= bottom; ++i) {
-    const int64_t rows = cell_end(i, map.grid, map.height) - cell_start(i, map.grid, map.height);
+    const int rows = cell_end(i, map.grid, map.height) - cell_start(i, map.grid, map.height);
+#pragma unroll 1
     for (int j = left; j <= right; ++j) {
-      const int64_t columns = cell_end(j, map.grid, map.width) - cell_start(j, map.grid, map.width);
+      const int columns = cell_end(j, map.grid, map.width) - cell_start(j, map.grid, map.width);
       sum += grad[i * map.grid + j] / static_cast<float>(rows * columns);
     }
   }
@@ -141,45 +186,65 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// One class's 32 columns: eight warps run Welford's recurrence on every eighth sample, then Chan's merge. All
-// work on what exceeds the class's first sample, so that a large offset costs no digits.
-__global__ void __launch_bounds__(kThreads)
-    class_moments(const float* __restrict__ pooled, const int64_t* __restrict__ order,
-                  const int64_t* __restrict__ starts, int64_t columns, int64_t tiles,
-                  float* __restrict__ means, float* __restrict__ m2) {
-  constexpr int kWarps = kThreads / 32;
-  __shared__ float part_mean[kWarps][32], part_m2[kWarps][32];
+// One class's 32 columns: each warp runs Welford's recurrence on the samples in its part of the labels, then
+// come Chan's merges. A warp works on what exceeds its first sample, so that a large offset costs no digits.
+template <int kWarps>
+__global__ void __launch_bounds__(32 * kWarps)
+    class_moments(const float* __restrict__ pooled, Labels labels, int64_t columns, int64_t tiles,
+                  int64_t* __restrict__ counts, float* __restrict__ means, float* __restrict__ m2) {
+  __shared__ float part_origin[kWarps][32], part_mean[kWarps][32], part_m2[kWarps][32];
+  __shared__ int64_t part_count[kWarps];
+  if (blockIdx.x == 0) check_range(labels, 0, 1);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t k = blockIdx.x / tiles, column = (blockIdx.x % tiles) * 32 + lane;
-  const int64_t begin = starts[k], end = starts[k + 1];
-  float mean = 0, square = 0, origin = 0;
-  if (column < columns && begin < end) {
-    origin = pooled[order[begin] * columns + column];
-    float seen = 0;
-    for (int64_t at = begin + warp; at < end; at += kWarps) {
-      const float x = pooled[order[at] * columns + column] - origin;
-      seen += 1;
-      const float before = x - mean;
-      mean += before / seen;
-      square += before * (x - mean);
-    }
-  }
+  const bool is_live = column < columns;
+  float origin = 0, mean = 0, square = 0, seen = 0;
+  constexpr int kFlight = 4;
+  const int64_t found =
+      visit_class<kFlight>(labels, k, warp, kWarps, [&](const int64_t (&samples)[kFlight], int count) {
+        float value[kFlight];
+#pragma unroll
+        for (int u = 0; u < kFlight; ++u) {
+          value[u] = u < count && is_live ? pooled[samples[u] * columns + column] : 0.0f;
+        }
+        if (seen == 0) origin = value[0];
+#pragma unroll
+        for (int u = 0; u < kFlight; ++u) {
+          if (u >= count) break;
+          seen += 1;
+          const float x = value[u] - origin, before = x - mean;
+          mean += before / seen;
+          square += before * (x - mean);
+        }
+      });
+  part_origin[warp][lane] = origin;
   part_mean[warp][lane] = mean;
   part_m2[warp][lane] = square;
+  if (lane == 0) part_count[warp] = found;
   __syncthreads();
-  if (warp != 0 || column >= columns) return;
-  const int64_t total = end - begin;
-  const auto share = [&](int w) { return static_cast<float>((total - w + kWarps - 1) / kWarps); };
-  float count = total > 0 ? share(0) : 0;
-  for (int w = 1; w < kWarps && w < total; ++w) {
-    const float other = share(w), merged = count + other;
-    const float gap = part_mean[w][lane] - mean;
-    mean += gap * (other / merged);
-    square += part_m2[w][lane] + gap * gap * (count * other / merged);
+  if (warp != 0) return;
+  int64_t total = 0;
+  float count = 0;
+  for (int w = 0; w < kWarps; ++w) {
+    if (part_count[w] == 0) continue;
+    const float other = static_cast<float>(part_count[w]), merged = count + other;
+    if (total == 0) {
+      origin = part_origin[w][lane];
+      mean = part_mean[w][lane];
+      square = part_m2[w][lane];
+    } else {
+      const float gap = part_origin[w][lane] - origin + (part_mean[w][lane] - mean);
+      mean += gap * (other / merged);
+      square += part_m2[w][lane] + gap * gap * (count * other / merged);
+    }
     count = merged;
+    total += part_count[w];
   }
-  means[k * columns + column] = origin + mean;
-  m2[k * columns + column] = square;
+  if (is_live) {
+    means[k * columns + column] = origin + mean;
+    m2[k * columns + column] = square;
+  }
+  if (lane == 0 && blockIdx.x % tiles == 0) counts[k] = total;
 }
 
 // A block for each sample.
@@ -199,8 +264,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 static Map map_of(const PoolShape& s) {
-  STD_TORCH_CHECK(s.height * s.width <= 0x7fffffff && s.channels <= 0x7fffffff && s.grid <= 32768,
-                  "feature maps must have less than 2**31 pixels and channels, grid at most 32768");
+  // Positions within a map, and cells times pixels of a side, have 32 bits.
+  STD_TORCH_CHECK(
+      s.height * s.width <= 0x7fffffff && s.channels <= 0x7fffffff && s.grid <= 32768 &&
+          (s.grid + 1) * std::max(s.height, s.width) <= 0x7fffffff - s.grid,
+      "feature maps must have less than 2**31 pixels and channels, grid at most 32768, and a side "
+      "less than 2**31 / (grid + 1) pixels");
   return {static_cast<int>(s.channels), static_cast<int>(s.height), static_cast<int>(s.width),
           static_cast<int>(s.grid)};
 }
@@ -214,40 +283,62 @@ static void with_pack(const void* data, int64_t run_length, F&& run) {
   run(std::integral_constant<int, 1>{});
 }
 
-static int lanes_for(int64_t packs) {
-  int lanes = 1;
-  while (lanes < 32 && packs >= 8 * lanes) lanes *= 2;
-  return lanes;
+static int divide_up(int64_t a, int64_t b) {
+  return static_cast<int>((a + b - 1) / b);
+}
+
+template <typename T>
+static void launch_planes(const Launch& launch, const PoolShape& shape, const Map& map, const T* from,
+                          float* to) {
+  with_pack<T>(from, shape.width, [&](auto pack) {
+    const int rows =
+        static_cast<int>(cell_end<int64_t>(0, shape.grid, shape.height)) + (shape.height % shape.grid != 0);
+    Bands job{};
+    const int64_t count = shape.samples * shape.channels * shape.grid;
+    STD_TORCH_CHECK(count < 0xfffffff0, "the tensor is too large for one launch");
+    job.count = static_cast<uint32_t>(count);
+    job.packs = static_cast<int>(std::min<int64_t>(shape.width / pack(), kMostSums / pack()));
+    // Four rows a thread, but 128 bytes of memory in one go.
+    job.lanes = std::max(divide_up(rows, 4), std::min(rows, divide_up(128, job.packs * pack() * sizeof(T))));
+    job.lanes = std::min(job.lanes, std::max(1, kMostSums / (job.packs * pack())));
+    job.bands = static_cast<uint32_t>(std::max(1, kThreads / (job.lanes * job.packs)));
+    const size_t bytes = sizeof(float) * job.bands * job.lanes * job.packs * pack();
+    launch.run(pool_planes<T, pack()>, blocks_for(job.count, job.bands), kThreads, bytes)(map, job, from, to);
+  });
+}
+
+template <typename T>
+static void launch_pixels(const Launch& launch, const PoolShape& shape, const Map& map, const T* from,
+                          float* to) {
+  with_pack<T>(from, shape.channels, [&](auto pack) {
+    const int64_t cells = shape.grid * shape.grid;
+    const int64_t pixels =
+        cell_end<int64_t>(0, shape.grid, shape.height) * cell_end<int64_t>(0, shape.grid, shape.width);
+    const int64_t packs = shape.channels / pack();
+    Tiles job{};
+    job.packs = static_cast<int>(std::min<int64_t>(packs, 128 / (pack() * sizeof(T))));
+    const int slots = kThreads / job.packs;
+    // As many cells as give each thread some eight loads.
+    job.cells = static_cast<int>(
+        std::clamp<int64_t>(8 * kThreads / (pixels * job.packs), 1, std::min<int64_t>(cells, slots)));
+    job.split = slots / job.cells;
+    job.groups = divide_up(cells, job.cells);
+    job.tiles = divide_up(packs, job.packs);
+    const int64_t work = static_cast<int64_t>(job.groups) * job.tiles;
+    STD_TORCH_CHECK(work <= 0x7fffffff, "the tensor is too large for one launch");
+    launch.run(pool_pixels<T, pack()>, blocks_for(shape.samples * work, 1))(map, job, from, to);
+  });
 }
 
 template <typename T>
 static void launch_pool(const Launch& launch, const PoolShape& shape, const T* from, bool is_planes,
                         float* to) {
   const Map map = map_of(shape);
-  const int64_t height = cell_end(0, shape.grid, shape.height), width = cell_end(0, shape.grid, shape.width);
   if (is_planes) {
-    const int64_t count = shape.samples * shape.columns();
-    // Every cell's first column and width must be whole packs.
-    const int64_t run_length = shape.width % shape.grid == 0 ? shape.width / shape.grid : 1;
-    with_pack<T>(from, run_length, [&](auto pack) {
-      const int lanes = lanes_for(height * width / pack());
-      pool_planes<T, pack()><<<blocks_for(count * lanes, kThreads), kThreads, 0, launch.stream()>>>(
-          map, from, to, count, lanes);
-    });
+    launch_planes<T>(launch, shape, map, from, to);
   } else {
-    const int64_t count = shape.samples * shape.grid * shape.grid;
-    with_pack<T>(from, shape.channels, [&](auto pack) {
-      const int64_t tiles = (shape.channels + 32 * pack() - 1) / (32 * pack());
-      if (height * width >= 32) {
-        pool_pixels<T, pack(), 8><<<blocks_for(count * tiles, 1), kThreads, 0, launch.stream()>>>(
-            map, from, to, count, static_cast<int>(tiles));
-      } else {
-        pool_pixels<T, pack(), 1><<<blocks_for((count + 7) / 8 * tiles, 1), kThreads, 0, launch.stream()>>>(
-            map, from, to, count, static_cast<int>(tiles));
-      }
-    });
+    launch_pixels<T>(launch, shape, map, from, to);
   }
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 static Tensor grid_pool(const Tensor& features, int64_t grid) {
@@ -279,13 +370,10 @@ static Tensor grid_pool_backward(const Tensor& grad, int64_t height, int64_t wid
     const float* from = grad.const_data_ptr<float>();
     const int64_t warps = shape.samples * (channels_last ? height * width : shape.channels);
     if (channels_last) {
-      unpool_pixels<T>
-          <<<blocks_for(32 * warps, kThreads), kThreads, 0, launch.stream()>>>(map, from, to, warps);
+      launch.run(unpool_pixels<T>, blocks_for(32 * warps, kThreads))(map, from, to, warps);
     } else {
-      unpool_planes<T>
-          <<<blocks_for(32 * warps, kThreads), kThreads, 0, launch.stream()>>>(map, from, to, warps);
+      launch.run(unpool_planes<T>, blocks_for(32 * warps, kThreads))(map, from, to, warps);
     }
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return features;
 }
@@ -298,16 +386,21 @@ static std::tuple<Tensor, Tensor, Tensor> class_channel_stats(const Tensor& feat
   const int64_t columns = shape.columns();
   Tensor means = new_empty(features, {num_classes, columns}, ScalarType::Float);
   Tensor m2 = new_empty(features, {num_classes, columns}, ScalarType::Float);
-  const Groups groups(launch, labels, num_classes);
-  if (columns == 0) return {groups.counts, means, m2};
+  Tensor counts = new_empty(features, {num_classes}, ScalarType::Long);
   const Tensor pooled = grid_pool(features, grid);
-  const int64_t tiles = (columns + 31) / 32;
-  class_moments<<<blocks_for(tiles * num_classes, 1), kThreads, 0, launch.stream()>>>(
-      pooled.const_data_ptr<float>(), groups.rows.const_data_ptr<int64_t>(),
-      groups.starts.const_data_ptr<int64_t>(), columns, tiles, means.mutable_data_ptr<float>(),
-      m2.mutable_data_ptr<float>());
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-  return {groups.counts, means, m2};
+  const int64_t tiles = std::max<int64_t>(1, (columns + 31) / 32);  // one for the counts, at least
+  const unsigned blocks = blocks_for(tiles * num_classes, 1);
+  const auto run = [&](auto warps) {
+    launch.run(class_moments<warps()>, blocks, 32 * warps())(
+        pooled.const_data_ptr<float>(), labels_of(labels, num_classes), columns, tiles,
+        counts.mutable_data_ptr<int64_t>(), means.mutable_data_ptr<float>(), m2.mutable_data_ptr<float>());
+  };
+  if (labels.size(0) < kManyLabels) {
+    run(std::integral_constant<int, 8>{});
+  } else {
+    run(std::integral_constant<int, 32>{});
+  }
+  return {counts, means, m2};
 }
 
 static Tensor class_channel_stats_backward(const Tensor& grad_means, const Tensor& grad_m2,
@@ -317,17 +410,16 @@ static Tensor class_channel_stats_backward(const Tensor& grad_means, const Tenso
   const Launch launch(pooled);
   Tensor grad = new_empty(pooled, {pooled.size(0), pooled.size(1)}, ScalarType::Float);
   if (grad.numel() == 0) return grad;
-  moments_backward<<<blocks_for(pooled.size(0), 1), kThreads, 0, launch.stream()>>>(
+  launch.run(moments_backward, blocks_for(pooled.size(0), 1))(
       pooled.const_data_ptr<float>(), labels.const_data_ptr<int64_t>(), labels.stride(0),
       counts.const_data_ptr<int64_t>(), means.const_data_ptr<float>(), grad_means.const_data_ptr<float>(),
       grad_m2.const_data_ptr<float>(), pooled.size(1), means.size(0), grad.mutable_data_ptr<float>());
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
   return grad;
 }
 
 }  // namespace pst::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(pst_fast, CUDA, m) {
+PST_CUDA_KERNELS(m) {
   m.impl("grid_pool", TORCH_BOX(&pst::cuda::grid_pool));
   m.impl("grid_pool_backward", TORCH_BOX(&pst::cuda::grid_pool_backward));
   m.impl("class_channel_stats", TORCH_BOX(&pst::cuda::class_channel_stats));

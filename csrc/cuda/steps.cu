@@ -194,6 +194,73 @@ __global__ void __launch_bounds__(kThreads)
   moves[n] = l2_move(sum.dd, sum.dg, sum.gg, signed_step, epsilon);
 }
 
+// Of tensors in one dense layout, samples that one block holds in registers: a single pass. Packs of four.
+constexpr int kSampleRuns = 4;
+constexpr int64_t kMostInBlock = int64_t{4} * kSampleRuns * kThreads;
+
+template <typename G, typename O>
+__global__ void __launch_bounds__(kThreads)
+    l2_samples(Geometry geometry, Operands at, double signed_step, double epsilon) {
+  constexpr int kPack = 4;
+  __shared__ bool extreme;
+  __shared__ L2Move move;
+  const int64_t sample = blockIdx.x * geometry.sample_size;
+  const uint32_t size = static_cast<uint32_t>(geometry.sample_size);
+  const auto first = [](int run) { return (run * kThreads + threadIdx.x) * kPack; };
+  Pack<float, kPack> delta[kSampleRuns] = {};
+  Pack<G, kPack> grad[kSampleRuns] = {};
+#pragma unroll
+  for (int r = 0; r < kSampleRuns; ++r) {
+    if (first(r) >= size) break;
+    delta[r] = *reinterpret_cast<const Pack<float, kPack>*>(at.delta + sample + first(r));
+    grad[r] = *reinterpret_cast<const Pack<G, kPack>*>(static_cast<const G*>(at.grad) + sample + first(r));
+  }
+  float dd = 0, dg = 0, gg = 0;
+#pragma unroll
+  for (int e = 0; e < kPack * kSampleRuns; ++e) {
+    const float d = delta[e / kPack].value[e % kPack], g = widen(grad[e / kPack].value[e % kPack]);
+    dd += d * d;
+    dg += d * g;
+    gg += g * g;
+  }
+  Sums sums{block_sum<kThreads>(dd), block_sum<kThreads>(dg), block_sum<kThreads>(gg)};
+  if (threadIdx.x == 0) extreme = is_extreme(static_cast<float>(sums.gg));
+  __syncthreads();
+  if (extreme) {
+    double exact_dd = 0, exact_dg = 0, exact_gg = 0;
+#pragma unroll
+    for (int e = 0; e < kPack * kSampleRuns; ++e) {
+      const double d = delta[e / kPack].value[e % kPack], g = widen(grad[e / kPack].value[e % kPack]);
+      exact_dd += d * d;
+      exact_dg += d * g;
+      exact_gg += g * g;
+    }
+    sums = {block_sum<kThreads>(exact_dd), block_sum<kThreads>(exact_dg), block_sum<kThreads>(exact_gg)};
+  }
+  if (threadIdx.x == 0) move = l2_move(sums.dd, sums.dg, sums.gg, signed_step, epsilon);
+  __syncthreads();
+  O* outs = static_cast<O*>(at.out);
+  const uint32_t pixels = static_cast<uint32_t>(geometry.pixels), channels = geometry.channels;
+#pragma unroll
+  for (int r = 0; r < kSampleRuns; ++r) {
+    if (first(r) >= size) break;
+    const auto x = *reinterpret_cast<const Pack<float, kPack>*>(at.x + sample + first(r));
+    Pack<float, kPack> new_delta;
+    Pack<O, kPack> out;
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) {
+      const uint32_t i = first(r) + e;
+      const float clean = x.value[e];
+      const float perturbed = clamp01(clean + move(delta[r].value[e], widen(grad[r].value[e])));
+      new_delta.value[e] = perturbed - clean;
+      const int channel = static_cast<int>(geometry.is_channels_last ? i % channels : i / pixels);
+      if (outs != nullptr) write_out(at, perturbed, channel, &out.value[e]);
+    }
+    *reinterpret_cast<Pack<float, kPack>*>(at.new_delta + sample + first(r)) = new_delta;
+    if (outs != nullptr) *reinterpret_cast<Pack<O, kPack>*>(outs + sample + first(r)) = out;
+  }
+}
+
 struct Step {
   Geometry geometry;
   Operands at;
@@ -240,23 +307,26 @@ static Step prepare(const Tensor& delta, const Tensor& grad, const Tensor& x, co
   return step;
 }
 
+// Calls `run` with values of the types of the gradient and of `out`.
+template <typename F>
+static void dispatch_step(const Step& step, F&& run) {
+  dispatch_reduced(step.grad_type,
+                   [&](auto grad) { dispatch_reduced(step.out_type, [&](auto out) { run(grad, out); }); });
+}
+
 template <typename Moves>
 static void launch_step(const Launch& launch, const Step& step, const Moves& moves) {
   const int64_t count = step.geometry.count;
-  dispatch_reduced(step.grad_type, [&](auto grad) {
-    dispatch_reduced(step.out_type, [&](auto out) {
-      using G = decltype(grad);
-      using O = decltype(out);
-      if (step.is_dense && step.is_packed && count < 0x7fffffff - 4 * kThreads) {
-        step_dense<Moves, G, O><<<blocks_for(count, 4 * kThreads), kThreads, 0, launch.stream()>>>(
-            step.geometry, step.at, moves);
-      } else {
-        step_strided<Moves, G, O><<<blocks_for(count, kThreads), kThreads, 0, launch.stream()>>>(
-            step.geometry, step.at, step.strides, moves);
-      }
-    });
+  dispatch_step(step, [&](auto grad, auto out) {
+    using G = decltype(grad);
+    using O = decltype(out);
+    if (step.is_dense && step.is_packed && count < 0x7fffffff - 4 * kThreads) {
+      launch.run(step_dense<Moves, G, O>, blocks_for(count, 4 * kThreads))(step.geometry, step.at, moves);
+    } else {
+      launch.run(step_strided<Moves, G, O>, blocks_for(count, kThreads))(step.geometry, step.at, step.strides,
+                                                                         moves);
+    }
   });
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 static void run_linf(const Tensor& delta, const Step& step, double step_size, double epsilon, bool ascend) {
@@ -269,8 +339,16 @@ static void run_linf(const Tensor& delta, const Step& step, double step_size, do
 static void run_l2(const Tensor& delta, const Step& step, double step_size, double epsilon, bool ascend) {
   if (step.geometry.count == 0) return;
   const Launch launch(delta);
-  const int64_t samples = delta.size(0);
-  const int64_t wanted = (step.geometry.sample_size + 16 * kThreads - 1) / (16 * kThreads);
+  const int64_t samples = delta.size(0), size = step.geometry.sample_size;
+  const double signed_step = ascend ? step_size : -step_size;
+  if (step.is_dense && step.is_packed && size <= kMostInBlock && size % 4 == 0) {
+    dispatch_step(step, [&](auto grad, auto out) {
+      launch.run(l2_samples<decltype(grad), decltype(out)>, blocks_for(samples, 1))(step.geometry, step.at,
+                                                                                    signed_step, epsilon);
+    });
+    return;
+  }
+  const int64_t wanted = (size + 16 * kThreads - 1) / (16 * kThreads);
   const int parts = static_cast<int>(wanted < 64 ? wanted : 64);
   const int64_t partial_bytes = samples * parts * static_cast<int64_t>(sizeof(Sums));
   const int64_t move_bytes = samples * static_cast<int64_t>(sizeof(L2Move));
@@ -279,13 +357,10 @@ static void run_l2(const Tensor& delta, const Step& step, double step_size, doub
   Sums* partial = static_cast<Sums*>(partials.mutable_data_ptr());
   L2Move* move = static_cast<L2Move*>(moves.mutable_data_ptr());
   dispatch_reduced(step.grad_type, [&](auto grad) {
-    l2_partial<decltype(grad)><<<blocks_for(samples * parts, 1), kThreads, 0, launch.stream()>>>(
+    launch.run(l2_partial<decltype(grad)>, blocks_for(samples * parts, 1))(
         step.geometry, step.at, step.strides, step.is_dense, parts, partial);
   });
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-  l2_finish<<<blocks_for(samples, kThreads), kThreads, 0, launch.stream()>>>(
-      partial, parts, samples, ascend ? step_size : -step_size, epsilon, move);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  launch.run(l2_finish, blocks_for(samples, kThreads))(partial, parts, samples, signed_step, epsilon, move);
   launch_step(launch, step, SampleMoves{move});
 }
 
@@ -335,7 +410,7 @@ static Tensor l2_step(const Tensor& delta, const Tensor& grad, const Tensor& x, 
 
 }  // namespace pst::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(pst_fast, CUDA, m) {
+PST_CUDA_KERNELS(m) {
   m.impl("linf_step_", TORCH_BOX(&pst::cuda::linf_step_));
   m.impl("linf_step", TORCH_BOX(&pst::cuda::linf_step));
   m.impl("linf_step_out", TORCH_BOX(&pst::cuda::linf_step_out));

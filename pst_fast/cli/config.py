@@ -133,7 +133,7 @@ class RunConfig:
     amp: Literal["auto", "on", "off"] = "auto"
     """bf16 autocast; auto: where the hardware computes in bf16."""
     compile: bool = False
-    """Run the network through torch.compile."""
+    """Train the network through torch.compile; on a GPU as a CUDA graph."""
     loader: Literal["auto", "device", "ffcv", "torch"] = "auto"
     """How batches are read; auto: from the device's memory where the set fits, else with FFCV."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -26,14 +26,15 @@ def _load(name: str) -> str | None:
 def _choose() -> tuple[bool, bool]:
     """Load what there is; return whether the CPU and the CUDA kernels are to be used."""
     choice = os.environ.get("PST_FAST_BACKEND", "")
-    if choice not in ("", "native", "torch"):
-        raise ImportError(f"PST_FAST_BACKEND must be 'native', 'torch' or unset, got {choice!r}")
+    if choice not in ("", "native", "torch", "simt"):
+        raise ImportError(f"PST_FAST_BACKEND must be 'native', 'torch', 'simt' or unset, got {choice!r}")
     if choice == "torch":
         return False, False
-    trouble = _load("_C.so")
+    trouble = _load("_C_simt.so" if choice == "simt" else "_C.so")
     if trouble is not None:
-        if choice == "native":
-            raise ImportError(f"PST_FAST_BACKEND=native, but {trouble}; build it with `{BUILD_COMMAND}`")
+        if choice:
+            command = "make test-simt" if choice == "simt" else BUILD_COMMAND
+            raise ImportError(f"PST_FAST_BACKEND={choice}, but {trouble}; build it with `{command}`")
         warnings.warn(
             f"pst_fast runs on plain PyTorch, several times slower, because {trouble}; "
             f"build the native ops with `{BUILD_COMMAND}`, "
@@ -42,7 +43,7 @@ def _choose() -> tuple[bool, bool]:
             stacklevel=2,
         )
         return False, False
-    return True, torch.version.cuda is not None and _load("_C_cuda.so") is None
+    return True, choice != "simt" and torch.version.cuda is not None and _load("_C_cuda.so") is None
 
 
 HAS_CPU, HAS_CUDA = _choose()

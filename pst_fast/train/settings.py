@@ -25,7 +25,7 @@ class TrainSettings:
         progressive: Fractions of the stored size between which training images grow over the epochs, or None.
         eval_size: Side of the test images; None: as they are stored.
         ema: Decay of the average of the weights that is evaluated and kept; 0: the weights themselves are.
-        compile: Whether to run the network through ``torch.compile``.
+        compile: Whether to train the network through ``torch.compile``, on CUDA with CUDA graphs.
     """
 
     defense: str

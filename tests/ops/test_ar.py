@@ -11,7 +11,7 @@ from torch import Tensor
 from pst_fast import ops
 from pst_fast.ops import reference
 from pst_fast.ops.reference_ar import ar_process, start_noise
-from tests.ops.helpers import needs_native, relative_error, threads
+from tests.ops.helpers import needs_native, not_simt, relative_error, threads
 
 SIZE = {"height": 6, "width": 5, "epsilon": 1.0, "seed": 3}
 
@@ -135,6 +135,7 @@ def test_threads_change_nothing() -> None:
     assert torch.equal(alone, together)
 
 
+@not_simt
 @pytest.mark.parametrize("factor", [1e6, math.nan, 0.0], ids=["diverges", "nan", "dies out"])
 def test_a_process_without_a_norm(factor: float) -> None:
     coefficients = processes(3)

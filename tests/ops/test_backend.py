@@ -8,7 +8,7 @@ import torch
 
 from pst_fast import ops
 from pst_fast.ops import _backend
-from tests.ops.helpers import needs_native
+from tests.ops.helpers import needs_native, not_simt
 
 BUILD = "pip install --no-build-isolation -e ."
 
@@ -37,6 +37,12 @@ def test_native_without_library_says_how_to_build(unbuilt: Path, monkeypatch: py
     assert BUILD in str(error.value)
 
 
+def test_simt_without_library_says_how_to_build(unbuilt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PST_FAST_BACKEND", "simt")
+    with pytest.raises(ImportError, match=r"=simt, but _C_simt\.so has not been built; .*`make test-simt`"):
+        _backend._choose()
+
+
 def test_a_broken_library_is_named(unbuilt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (unbuilt / "_C.so").write_bytes(b"not a library")
     monkeypatch.setenv("PST_FAST_BACKEND", "native")
@@ -53,11 +59,12 @@ def test_torch_is_silent(unbuilt: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_other_values_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PST_FAST_BACKEND", "cuda")
-    with pytest.raises(ImportError, match="must be 'native', 'torch' or unset, got 'cuda'"):
+    with pytest.raises(ImportError, match="must be 'native', 'torch', 'simt' or unset, got 'cuda'"):
         _backend._choose()
 
 
 @needs_native
+@not_simt
 @pytest.mark.parametrize("choice", ["", "native"])
 def test_a_built_library_is_used(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PST_FAST_BACKEND", choice)

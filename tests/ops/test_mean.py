@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pst_fast import ops
 from pst_fast.ops import reference
-from tests.ops.helpers import LAYOUTS, REDUCED, lay_out, needs_native, relative_error, threads
+from tests.ops.helpers import LAYOUTS, REDUCED, lay_out, needs_native, not_simt, relative_error, threads
 
 ULP = 1.2e-7
 DENSE = LAYOUTS[:2]
@@ -138,6 +138,7 @@ def _check(
         assert relative_error(out, wide["out"]) < bound
 
 
+@not_simt
 @needs_native
 def test_sums_are_those_of_fp32_in_the_samples_order() -> None:
     """Terms that cancel but for rounding: the sign tells the order of addition."""

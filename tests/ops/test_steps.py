@@ -31,7 +31,7 @@ def test_linf_by_hand(device: torch.device) -> None:
     expected = [-0.125, 0.125, 0.0, 0.25, 0.125, -0.0625]
     new = ops.linf_step(delta, grad, x, step_size=0.125, epsilon=0.25)
     assert new.flatten().tolist() == pytest.approx(expected, abs=ULP)
-    assert delta[0, 0, 0, 3] == pytest.approx(0.2)
+    assert delta[0, 0, 0, 3].item() == pytest.approx(0.2)
     ascended = ops.linf_step(delta, grad, x, step_size=0.125, epsilon=0.25, ascend=True)
     assert ascended.flatten().tolist() == pytest.approx([0.125, -0.125, 0, 0.075, -0.025, 0.125], abs=ULP)
 

@@ -18,6 +18,7 @@ def make_folder(
     pattern: int = 0,
     step: int = 20,
     train: int = 60,
+    test: int = 30,
     classes: int = CLASSES,
     relabel: int = 0,
 ) -> Path:
@@ -38,11 +39,18 @@ def make_folder(
     def build(folder: Path) -> dict:
         labels = np.arange(train) % classes
         write_beton(folder / "train.beton", images(labels, pattern), labels, np.arange(train))
-        labels = np.arange(30) % classes
-        write_beton(folder / "test.beton", images(labels, 0), (labels + relabel) % classes, np.arange(30))
+        labels = np.arange(test) % classes
+        write_beton(folder / "test.beton", images(labels, 0), (labels + relabel) % classes, np.arange(test))
         return {"classes": [str(k) for k in range(classes)], "image_size": SIZE}
 
-    settings = {"seed": seed, "pattern": pattern, "step": step, "train": train, "relabel": relabel}
+    settings = {
+        "seed": seed,
+        "pattern": pattern,
+        "step": step,
+        "train": train,
+        "test": test,
+        "relabel": relabel,
+    }
     return build_stage(path, "prepare", settings, {}, build)
 
 

@@ -11,6 +11,7 @@ from pst_fast.defenses.base import DEFENSES, Defense
 from pst_fast.manifest import read_manifest
 from pst_fast.train.augmentation import PLAIN
 from pst_fast.train.following import Following
+from tests.train.conftest import make_folder
 from tests.train.test_trainer import run, settings
 
 
@@ -54,7 +55,8 @@ class _Blind(Defense):
         return Following(0.5, PLAIN)
 
 
-def test_what_follows_learns_nothing_of_its_label(tmp_path, clean):
+def test_what_follows_learns_nothing_of_its_label(tmp_path):
+    clean = make_folder(tmp_path / "clean", test=600)
     options = settings("erm", epochs=4, learning_rate=0.05)
     seen = read_manifest(run(tmp_path / "seen", clean, clean, options))["facts"]["last_accuracy"]
     with DEFENSES.extended({"blind": _Blind}):
