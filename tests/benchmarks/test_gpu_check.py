@@ -1,10 +1,13 @@
 """make gpu-check: what it says without a GPU, how it reads the sanitizer, that its exercise runs every op."""
 
 import importlib.util
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +38,32 @@ def test_without_a_gpu(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr == "error: expected a CUDA device, but PyTorch finds none\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_what_fails_or_takes_too_long_is_named_and_the_rest_runs(
+    gpu_check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def table(options: Sequence[str], limit: float, tables: dict[str, Any]) -> dict[str, Any]:
+        if options[0] == "crafting":
+            raise subprocess.TimeoutExpired("benchmarks", 7)
+        tables[options[0]] = {"options": list(options)}
+        return {"passed": True}
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_check.ops, "is_native", lambda device: True)
+    monkeypatch.setattr(gpu_check, "_driver", dict)
+    monkeypatch.setattr(gpu_check, "environment", dict)
+    monkeypatch.setattr(gpu_check, "run_tests", lambda limit: {"passed": True, "tests": 5})
+    monkeypatch.setattr(gpu_check, "sanitize", lambda tool, limit: {"passed": tool == "memcheck"})
+    monkeypatch.setattr(gpu_check, "run_table", table)
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--json", str(tmp_path / "out.json")])
+    assert gpu_check.main() == 1
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["tests"] == {"passed": True, "tests": 5}
+    assert (found["memcheck"]["passed"], found["racecheck"]["passed"]) == (True, False)
+    assert found["crafting"] == {"passed": False, "why": "not done in 7 s"}
+    assert "--no-compile" not in found["benchmarks"]["ops"]["options"]  # the later table, with torch.compile
+    assert set(found["benchmarks"]) == {"ops", "training"}
 
 
 @pytest.mark.parametrize(
