@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pst_fast.attacks.base import ATTACKS, CraftTask
-from pst_fast.attacks.generated import SHARE, GeneratedAttack
+from pst_fast.attacks.generated import SHARE, WARM_SHARE, GeneratedAttack
 from pst_fast.attacks.generator import Generator, create_generator
 from pst_fast.attacks.pgd import perturbed_inputs
 from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
+from pst_fast.attacks.warm_start import warm_start
 from pst_fast.precision import autocast
 
 STATE = "generator.pt"
@@ -30,6 +31,8 @@ class Recipe:
         generator_rate: Of Adam on the generator.
         batch_size: Images at a time.
         width: Channels of the generator at full resolution.
+        warm_epochs: Passes over the images before the trials, in which the generator learns to write their
+            classes (ours: :mod:`pst_fast.attacks.warm_start`).
     """
 
     trials: int
@@ -38,6 +41,7 @@ class Recipe:
     generator_rate: float = 1e-4
     batch_size: int = 64
     width: int = 32
+    warm_epochs: int = 0
 
 
 @ATTACKS.register("dc")
@@ -52,7 +56,7 @@ class DeepConfuse(GeneratedAttack):
     epsilon = 0.032
     recipes: ClassVar[dict[str, Recipe]] = {
         "paper": Recipe(trials=500, batches=None),
-        "fast": Recipe(trials=6, batches=40, learning_rate=0.1, generator_rate=1e-3, width=16),
+        "fast": Recipe(trials=6, batches=40, learning_rate=0.1, width=8, warm_epochs=20),
     }
 
     def train_generator(self, task: CraftTask, epsilon: float) -> Generator:
@@ -66,6 +70,10 @@ class DeepConfuse(GeneratedAttack):
         if state is not None:
             generator.load_state_dict(state["generator"])
             optimizer.load_state_dict(state["optimizer"])
+        elif recipe.warm_epochs:
+            reader = Surrogate(task, learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
+            warm_start(task, generator, reader, recipe.warm_epochs, recipe.batch_size, WARM_SHARE)
+        start = WARM_SHARE if recipe.warm_epochs else 0.0
         for trial in range(state["trials"] if state else 0, recipe.trials):
             learner = Surrogate(
                 replace(task, seed=task.seed + trial),
@@ -74,8 +82,8 @@ class DeepConfuse(GeneratedAttack):
             before = copy.deepcopy(generator).train()
             with seeded(task.seed + 1 + trial, task.device):
                 for number in range(batches):
-                    done = (trial + number / batches) / recipe.trials
-                    task.progress(SHARE * done, f"trial {trial + 1} of {recipe.trials}")
+                    done = start + (SHARE - start) * (trial + number / batches) / recipe.trials
+                    task.progress(done, f"trial {trial + 1} of {recipe.trials}")
                     x, labels = task.batch(order[trial * batches + number])
                     loss = lost(learner.model.train(), generator.train(), x, labels, recipe.learning_rate)
                     optimizer.zero_grad()

@@ -14,6 +14,9 @@ from pst_fast.errors import InputError
 SHARE = 0.9
 """Of the progress that training the generator is."""
 
+WARM_SHARE = 0.5
+"""Of the progress that its warm start is, where there is one."""
+
 
 class GeneratedAttack(Attack):
     """What the generator is trained for, a subclass says."""

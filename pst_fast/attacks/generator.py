@@ -11,7 +11,10 @@ from pst_fast.precision import autocast
 
 
 class Generator(nn.Module):
-    """A U-Net (Ronneberger et al., 2015) of three resolutions.
+    """A U-Net (Ronneberger et al., 2015) of four resolutions; its coarsest sees the mean of the image too.
+
+    Before the last tanh the values of a channel have mean 0 and variance 1 over the batch, so that it keeps a
+    gradient.
 
     Args:
         epsilon: Largest value of a perturbation, on [0,1] images.
@@ -21,21 +24,33 @@ class Generator(nn.Module):
     def __init__(self, epsilon: float, width: int) -> None:
         super().__init__()
         self.epsilon = epsilon
+        self.context_size = 8 * width
         self.down1 = _block(3, width)
         self.down2 = _block(width, 2 * width, stride=2)
         self.down3 = _block(2 * width, 4 * width, stride=2)
+        self.down4 = _block(4 * width, 8 * width, stride=2)
+        self.up3 = _block((16 + 4) * width, 4 * width)
         self.up2 = _block(6 * width, 2 * width)
         self.up1 = _block(3 * width, width)
-        self.last = nn.Conv2d(width, 3, 3, padding=1)
+        self.last = nn.Sequential(nn.Conv2d(width, 3, 3, padding=1), nn.BatchNorm2d(3, affine=False))
 
     def forward(self, x: Tensor) -> Tensor:
         """Perturbations, fp32 like the images ``x`` [B,3,H,W] in [0,1]."""
+        return self.with_context(x)[0]
+
+    def with_context(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Perturbations, and what the generator knows of each image as a whole, [B, context_size]."""
         with autocast(x.device):
             full = self.down1((x - MEAN) / STD)
             half = self.down2(full)
-            up = self.up2(_joined(self.down3(half), half))
+            quarter = self.down3(half)
+            coarse = self.down4(quarter)
+            context = coarse.mean((2, 3))
+            coarse = torch.cat([coarse, context[:, :, None, None].expand_as(coarse)], 1)
+            up = self.up3(_joined(coarse, quarter))
+            up = self.up2(_joined(up, half))
             up = self.up1(_joined(up, full))
-            return self.epsilon * torch.tanh(self.last(up).float())
+            return self.epsilon * torch.tanh(self.last(up).float()), context
 
 
 def create_generator(task: CraftTask, epsilon: float, width: int) -> Generator:

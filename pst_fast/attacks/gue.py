@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pst_fast.attacks.base import ATTACKS, CraftTask
-from pst_fast.attacks.generated import SHARE, GeneratedAttack
+from pst_fast.attacks.generated import SHARE, WARM_SHARE, GeneratedAttack
 from pst_fast.attacks.generator import Generator, create_generator
 from pst_fast.attacks.pgd import perturbed_inputs
 from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
+from pst_fast.attacks.warm_start import warm_start
 from pst_fast.precision import autocast
 
 STATE = "game.pt"
@@ -33,16 +34,19 @@ class Recipe:
         barrier: How fast the network's lag behind its best reply has to shrink.
         batch_size: Images at a time.
         width: Channels of the generator at full resolution.
+        warm_epochs: Passes over the images before the game, in which the generator learns to write their
+            classes (ours: :mod:`pst_fast.attacks.warm_start`).
     """
 
     epochs: int | None
     replies: int
     batches: int = 0
     learning_rate: float = 0.1
-    generator_rate: float = 1e-3
+    generator_rate: float = 1e-4
     barrier: float = 0.5
     batch_size: int = 128
     width: int = 32
+    warm_epochs: int = 0
 
 
 @ATTACKS.register("gue")
@@ -58,8 +62,8 @@ class GameUnlearnableExamples(GeneratedAttack):
     paper = "Liu et al., AAAI 2024 (arXiv 2401.17523)"
     epsilon = 8 / 255
     recipes: ClassVar[dict[str, Recipe]] = {
-        "paper": Recipe(epochs=50, replies=10, generator_rate=1e-4),
-        "fast": Recipe(epochs=None, batches=300, replies=1, batch_size=64, width=8),
+        "paper": Recipe(epochs=50, replies=10),
+        "fast": Recipe(epochs=None, batches=300, replies=1, batch_size=64, width=8, warm_epochs=20),
     }
 
     def train_generator(self, task: CraftTask, epsilon: float) -> Generator:
@@ -77,8 +81,12 @@ class GameUnlearnableExamples(GeneratedAttack):
             generator.load_state_dict(state["generator"])
             follower.restore(state["follower"])
             optimizers[1].load_state_dict(state["optimizer"])
+        elif recipe.warm_epochs:
+            warm_start(task, generator, follower, recipe.warm_epochs, recipe.batch_size, WARM_SHARE)
+        start = WARM_SHARE if recipe.warm_epochs else 0.0
         for number in range(state["batches"] if state else 0, batches):
-            task.progress(SHARE * number / batches, f"batch {number + 1} of {batches}")
+            done = start + (SHARE - start) * number / batches
+            task.progress(done, f"batch {number + 1} of {batches}")
             x, labels = task.batch(order[number])
             with seeded(task.seed + 1 + number, task.device):
                 move(generator.train(), follower.model.train(), optimizers, x, labels, recipe)

@@ -35,8 +35,8 @@ def tiny_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
         recipe = replace(fixed, training=replace(fixed.training, adversary=2 / 255, adversary_steps=1))
         monkeypatch.setitem(ATTACKS[name].recipes, "fast", recipe)
     games = {
-        "dc": DeepRecipe(trials=3, batches=2, batch_size=16, width=8),
-        "gue": GameRecipe(4, replies=1, batch_size=16, width=8),
+        "dc": DeepRecipe(trials=3, batches=2, batch_size=16, width=8, warm_epochs=3),
+        "gue": GameRecipe(4, replies=1, batch_size=16, width=8, warm_epochs=3),
     }
     for name, game in games.items():
         monkeypatch.setitem(ATTACKS[name].recipes, "fast", game)

@@ -11,6 +11,8 @@ from pst_fast.attacks import dc, gue
 from pst_fast.attacks.base import ATTACKS
 from pst_fast.attacks.generator import Generator, create_generator
 from pst_fast.attacks.pgd import perturbed_inputs
+from pst_fast.attacks.surrogate import Surrogate
+from pst_fast.attacks.warm_start import warm_start
 from pst_fast.errors import InputError
 from pst_fast.models import create_model
 
@@ -28,15 +30,17 @@ def test_paper_settings():
 def test_the_generator_keeps_shape_and_budget(shape):
     torch.manual_seed(0)
     generator = Generator(0.1, width=8)
-    generator.last.weight.data.mul_(100)
-    delta = generator(torch.rand(shape))
+    delta, context = generator.with_context(torch.rand(shape))
     assert delta.shape == shape
     assert delta.dtype == torch.float32
     assert 0.09 < delta.abs().max() <= 0.1
+    assert context.shape == (shape[0], generator.context_size)
 
 
 def test_the_generator_follows_from_the_seed(image_set, make_task):
-    weights = [create_generator(make_task(image_set(), seed=seed), 0.1, 8).last.weight for seed in (0, 0, 1)]
+    weights = [
+        create_generator(make_task(image_set(), seed=seed), 0.1, 8).last[0].weight for seed in (0, 0, 1)
+    ]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -119,7 +123,28 @@ def test_gue_moves_generator_and_network_towards_a_trap(image_set, make_task):
     assert known < clean
 
 
-@pytest.mark.parametrize(("name", "words"), [("dc", "trial 2"), ("gue", "batch 6")])
+def test_a_warm_start_writes_the_class_into_the_perturbation(image_set, make_task):
+    """Random images of random labels: the mean perturbation of a class tells those of images held back."""
+    data = image_set(64)
+    task = make_task(data)
+    x, labels = task.batch(slice(None))
+    right = []
+    for epochs in (0, 40):
+        generator = create_generator(task, 8 / 255, 8)
+        reader = Surrogate(task, learning_rate=0.05, momentum=0.9, weight_decay=0.0)
+        warm_start(task, generator, reader, epochs, 16, 0.5)
+        with torch.no_grad():
+            delta = generator.train()(x).flatten(1)
+        means = torch.stack([delta[:32][labels[:32] == k].mean(0) for k in (0, 1)])
+        right.append((torch.cdist(delta[32:], means).argmin(1) == labels[32:]).float().mean().item())
+    assert right[0] < 0.75, "as it starts it knows nothing"
+    assert right[1] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("dc", "trial 2"), ("gue", "batch 6"), ("dc", "warm start, batch 4"), ("gue", "warm start, batch 5")],
+)
 def test_a_killed_craft_goes_on_to_the_same_bytes(name, words, image_set, killed_and_resumed):
     killed_and_resumed(name, image_set(36), words)
 
