@@ -56,7 +56,7 @@ class DeepConfuse(GeneratedAttack):
     epsilon = 0.032
     recipes: ClassVar[dict[str, Recipe]] = {
         "paper": Recipe(trials=500, batches=None),
-        "fast": Recipe(trials=6, batches=40, learning_rate=0.1, width=8, warm_epochs=20),
+        "fast": Recipe(trials=2, batches=40, learning_rate=0.1, width=8, warm_epochs=20),
     }
 
     def train_generator(self, task: CraftTask, epsilon: float) -> Generator:
