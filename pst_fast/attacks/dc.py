@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pst_fast.attacks.base import ATTACKS, CraftTask
-from pst_fast.attacks.generated import SHARE, WARM_SHARE, GeneratedAttack
+from pst_fast.attacks.generated import SHARE, GeneratedAttack, warm_share
 from pst_fast.attacks.generator import Generator, create_generator
 from pst_fast.attacks.pgd import perturbed_inputs
 from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
@@ -18,6 +18,8 @@ from pst_fast.attacks.warm_start import warm_start
 from pst_fast.precision import autocast
 
 STATE = "generator.pt"
+STEP = 5
+"""Work of a step of the generator and the network, in steps of the warm start: about."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,16 @@ class DeepConfuse(GeneratedAttack):
         generator = create_generator(task, epsilon, recipe.width)
         optimizer = torch.optim.Adam(generator.parameters(), lr=recipe.generator_rate)
         order = BatchOrder(len(task.data), recipe.batch_size, task.seed)
-        batches = recipe.batches or len(task.data) // order.batch_size
+        per_epoch = len(task.data) // order.batch_size
+        batches = recipe.batches or per_epoch
+        start = warm_share(recipe.warm_epochs * per_epoch, STEP * recipe.trials * batches)
         state = load_state(task.folder / STATE)
         if state is not None:
             generator.load_state_dict(state["generator"])
             optimizer.load_state_dict(state["optimizer"])
         elif recipe.warm_epochs:
             reader = Surrogate(task, learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
-            warm_start(task, generator, reader, recipe.warm_epochs, recipe.batch_size, WARM_SHARE)
-        start = WARM_SHARE if recipe.warm_epochs else 0.0
+            warm_start(task, generator, reader, recipe.warm_epochs, recipe.batch_size, start)
         for trial in range(state["trials"] if state else 0, recipe.trials):
             learner = Surrogate(
                 replace(task, seed=task.seed + trial),

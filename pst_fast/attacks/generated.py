@@ -14,8 +14,10 @@ from pst_fast.errors import InputError
 SHARE = 0.9
 """Of the progress that training the generator is."""
 
-WARM_SHARE = 0.5
-"""Of the progress that its warm start is, where there is one."""
+
+def warm_share(warm: float, rest: float) -> float:
+    """The progress that the warm start is, from its work and the work that follows, in one unit."""
+    return SHARE * warm / (warm + rest)
 
 
 class GeneratedAttack(Attack):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pst_fast.attacks.base import ATTACKS, CraftTask
-from pst_fast.attacks.generated import SHARE, WARM_SHARE, GeneratedAttack
+from pst_fast.attacks.generated import SHARE, GeneratedAttack, warm_share
 from pst_fast.attacks.generator import Generator, create_generator
 from pst_fast.attacks.pgd import perturbed_inputs
 from pst_fast.attacks.surrogate import BatchOrder, Surrogate, load_state, save_state, seeded
@@ -19,6 +19,8 @@ from pst_fast.precision import autocast
 
 STATE = "game.pt"
 SAVES = 20
+MOVE = 3
+"""Work of a move of the game, in steps of the warm start: about."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +75,16 @@ class GameUnlearnableExamples(GeneratedAttack):
         follower = Surrogate(task, learning_rate=recipe.learning_rate, momentum=0.9, weight_decay=5e-4)
         optimizers = (follower.optimizer, torch.optim.Adam(generator.parameters(), lr=recipe.generator_rate))
         order = BatchOrder(len(task.data), recipe.batch_size, task.seed)
-        batches = recipe.batches
-        if recipe.epochs is not None:
-            batches = recipe.epochs * (len(task.data) // order.batch_size)
+        per_epoch = len(task.data) // order.batch_size
+        batches = recipe.batches if recipe.epochs is None else recipe.epochs * per_epoch
+        start = warm_share(recipe.warm_epochs * per_epoch, MOVE * batches)
         state = load_state(task.folder / STATE)
         if state is not None:
             generator.load_state_dict(state["generator"])
             follower.restore(state["follower"])
             optimizers[1].load_state_dict(state["optimizer"])
         elif recipe.warm_epochs:
-            warm_start(task, generator, follower, recipe.warm_epochs, recipe.batch_size, WARM_SHARE)
-        start = WARM_SHARE if recipe.warm_epochs else 0.0
+            warm_start(task, generator, follower, recipe.warm_epochs, recipe.batch_size, start)
         for number in range(state["batches"] if state else 0, batches):
             done = start + (SHARE - start) * number / batches
             task.progress(done, f"batch {number + 1} of {batches}")
