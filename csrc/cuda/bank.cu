@@ -26,34 +26,39 @@ struct BankJob {
   }
 };
 
+__device__ __forceinline__ void recode(const BallCode& code, float from, int8_t* to) {
+  *to = code.encode(from);
+}
+
+__device__ __forceinline__ void recode(const BallCode& code, int8_t from, float* to) {
+  *to = code.decode(from);
+}
+
 // Packs that a thread has on the way at a time.
 constexpr int kRuns = 4;
 
-// Position of the `run`-th pack of a thread within its sample.
-template <int kPack>
-__device__ __forceinline__ int64_t run_start(const BankJob& job, int run) {
-  return ((blockIdx.x % job.tiles * kRuns + run) * kThreads + threadIdx.x) * kPack;
-}
-
-template <int kPack>
-__global__ void __launch_bounds__(kThreads) encode_dense(BankJob job, const float* delta, int8_t* bank) {
+// From channels_last delta to the bank, or from the bank to such delta.
+template <int kPack, typename From, typename To>
+__global__ void __launch_bounds__(kThreads) recode_dense(BankJob job, const From* from, To* to) {
+  constexpr bool kEncodes = std::is_same_v<To, int8_t>;
   const int64_t sample = blockIdx.x / job.tiles, row = job.row(sample);
-  Pack<float, kPack> from[kRuns] = {};
+  from += (kEncodes ? sample : row) * job.size;
+  to += (kEncodes ? row : sample) * job.size;
+  const auto first = [&](int run) {
+    return ((blockIdx.x % job.tiles * kRuns + run) * kThreads + threadIdx.x) * kPack;
+  };
+  Pack<From, kPack> value[kRuns] = {};
 #pragma unroll
   for (int r = 0; r < kRuns; ++r) {
-    const int64_t first = run_start<kPack>(job, r);
-    if (first < job.size) {
-      from[r] = *reinterpret_cast<const Pack<float, kPack>*>(delta + sample * job.size + first);
-    }
+    if (first(r) < job.size) value[r] = *reinterpret_cast<const Pack<From, kPack>*>(from + first(r));
   }
 #pragma unroll
   for (int r = 0; r < kRuns; ++r) {
-    const int64_t first = run_start<kPack>(job, r);
-    if (first >= job.size) break;
-    Pack<int8_t, kPack> to;
+    if (first(r) >= job.size) break;
+    Pack<To, kPack> recoded;
 #pragma unroll
-    for (int e = 0; e < kPack; ++e) to.value[e] = job.code.encode(from[r].value[e]);
-    *reinterpret_cast<Pack<int8_t, kPack>*>(bank + row * job.size + first) = to;
+    for (int e = 0; e < kPack; ++e) recode(job.code, value[r].value[e], &recoded.value[e]);
+    *reinterpret_cast<Pack<To, kPack>*>(to + first(r)) = recoded;
   }
 }
 
@@ -97,28 +102,6 @@ __global__ void __launch_bounds__(kThreads)
   bank[row * job.size + first] = job.code.encode(delta[at]);
 }
 
-template <int kPack>
-__global__ void __launch_bounds__(kThreads) decode_dense(BankJob job, const int8_t* bank, float* delta) {
-  const int64_t sample = blockIdx.x / job.tiles, row = job.row(sample);
-  Pack<int8_t, kPack> from[kRuns] = {};
-#pragma unroll
-  for (int r = 0; r < kRuns; ++r) {
-    const int64_t first = run_start<kPack>(job, r);
-    if (first < job.size) {
-      from[r] = *reinterpret_cast<const Pack<int8_t, kPack>*>(bank + row * job.size + first);
-    }
-  }
-#pragma unroll
-  for (int r = 0; r < kRuns; ++r) {
-    const int64_t first = run_start<kPack>(job, r);
-    if (first >= job.size) break;
-    Pack<float, kPack> to;
-#pragma unroll
-    for (int e = 0; e < kPack; ++e) to.value[e] = job.code.decode(from[r].value[e]);
-    *reinterpret_cast<Pack<float, kPack>*>(delta + sample * job.size + first) = to;
-  }
-}
-
 // `each`: elements of a sample for each block.
 static BankJob bank_job(const Tensor& bank, const MaybeTensor& index, double epsilon, int64_t each) {
   const int64_t size = bank.size(1) * bank.size(2) * bank.size(3);
@@ -154,9 +137,9 @@ static void quantize_bank_(const Tensor& bank, const MaybeTensor& index, const T
   const bool is_wide = is_packed(bank, delta);
   if (fits(delta, Layout::kChannelsLast)) {
     if (is_wide) {
-      run(encode_dense<4>, 4 * kRuns * kThreads);
+      run(recode_dense<4, float, int8_t>, 4 * kRuns * kThreads);
     } else {
-      run(encode_dense<1>, kRuns * kThreads);
+      run(recode_dense<1, float, int8_t>, kRuns * kThreads);
     }
   } else if (is_wide && delta.is_contiguous() && bank.size(3) == 3 && pixels % 4 == 0) {
     run(encode_planes, 3 * 4 * kThreads);
@@ -180,9 +163,9 @@ static Tensor gather_bank(const Tensor& bank, const MaybeTensor& index, double e
   const int8_t* from = bank.const_data_ptr<int8_t>();
   float* to = delta.mutable_data_ptr<float>();
   if (is_wide) {
-    launch.run(decode_dense<4>, blocks)(job, from, to);
+    launch.run(recode_dense<4, int8_t, float>, blocks)(job, from, to);
   } else {
-    launch.run(decode_dense<1>, blocks)(job, from, to);
+    launch.run(recode_dense<1, int8_t, float>, blocks)(job, from, to);
   }
   return delta;
 }

@@ -215,28 +215,21 @@ __global__ void __launch_bounds__(kThreads)
     delta[r] = *reinterpret_cast<const Pack<float, kPack>*>(at.delta + sample + first(r));
     grad[r] = *reinterpret_cast<const Pack<G, kPack>*>(static_cast<const G*>(at.grad) + sample + first(r));
   }
-  float dd = 0, dg = 0, gg = 0;
-#pragma unroll
-  for (int e = 0; e < kPack * kSampleRuns; ++e) {
-    const float d = delta[e / kPack].value[e % kPack], g = widen(grad[e / kPack].value[e % kPack]);
-    dd += d * d;
-    dg += d * g;
-    gg += g * g;
-  }
-  Sums sums{block_sum<kThreads>(dd), block_sum<kThreads>(dg), block_sum<kThreads>(gg)};
-  if (threadIdx.x == 0) extreme = is_extreme(static_cast<float>(sums.gg));
-  __syncthreads();
-  if (extreme) {
-    double exact_dd = 0, exact_dg = 0, exact_gg = 0;
+  const auto products = [&](auto zero) {
+    auto dd = zero, dg = zero, gg = zero;
 #pragma unroll
     for (int e = 0; e < kPack * kSampleRuns; ++e) {
-      const double d = delta[e / kPack].value[e % kPack], g = widen(grad[e / kPack].value[e % kPack]);
-      exact_dd += d * d;
-      exact_dg += d * g;
-      exact_gg += g * g;
+      const decltype(zero) d = delta[e / kPack].value[e % kPack], g = widen(grad[e / kPack].value[e % kPack]);
+      dd += d * d;
+      dg += d * g;
+      gg += g * g;
     }
-    sums = {block_sum<kThreads>(exact_dd), block_sum<kThreads>(exact_dg), block_sum<kThreads>(exact_gg)};
-  }
+    return Sums{block_sum<kThreads>(dd), block_sum<kThreads>(dg), block_sum<kThreads>(gg)};
+  };
+  Sums sums = products(0.0f);
+  if (threadIdx.x == 0) extreme = is_extreme(static_cast<float>(sums.gg));
+  __syncthreads();
+  if (extreme) sums = products(0.0);
   if (threadIdx.x == 0) move = l2_move(sums.dd, sums.dg, sums.gg, signed_step, epsilon);
   __syncthreads();
   O* outs = static_cast<O*>(at.out);
