@@ -1,4 +1,4 @@
-// The fused augmentation on CUDA: one launch, or two where contrast needs the image's mean first.
+// The fused augmentation on CUDA: one launch, or two where contrast needs the mean of a large image first.
 #include "common/checks.h"
 #include "common/colour.h"
 #include "common/draws.h"
@@ -19,8 +19,12 @@ struct Job {
   const int64_t* index;
   int64_t index_stride, rows;
   int height, width, parts;  // parts: blocks for each sample
+  bool is_packed, needs_mean;
   const float *mean, *std;
   int64_t mean_stride, std_stride;
+  double* sums;  // [blocks], of grey, where parts > 1
+
+  __device__ __forceinline__ int64_t pixels() const { return static_cast<int64_t>(height) * width; }
 };
 
 // What a block works on: part of one sample.
@@ -41,6 +45,35 @@ __device__ void start_work(const Job& job, Work* work) {
   }
 }
 
+// Twelve bytes from anywhere, as three words; no word is read that has none of them.
+__device__ __forceinline__ void load_bytes(const void* from, uint32_t (&words)[3]) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(from);
+  const auto* aligned = reinterpret_cast<const uint32_t*>(address & ~uintptr_t{3});
+  const uint32_t shift = 8 * static_cast<uint32_t>(address & 3);
+  uint32_t low = __ldg(aligned);
+#pragma unroll
+  for (int w = 0; w < 3; ++w) {
+    const uint32_t high = w < 2 || shift != 0 ? __ldg(aligned + w + 1) : 0;
+    words[w] = __funnelshift_r(low, high, shift);
+    low = high;
+  }
+}
+
+constexpr float kUnit = 1.0f / 255.0f;
+
+__device__ __forceinline__ float perturbed(const Job& job, float clean, int64_t at) {
+  switch (job.delta_kind) {
+    case kNoDelta:
+      return clean;
+    case kFloatDelta:
+      return clamp01(clean + static_cast<const float*>(job.delta)[at]);
+    case kInt8Delta:
+      return clamp01(clean + static_cast<float>(static_cast<const int8_t*>(job.delta)[at]) * kUnit);
+    default:
+      return clamp01(clean + static_cast<float>(static_cast<const int16_t*>(job.delta)[at]) * kUnit);
+  }
+}
+
 // A pixel of the window, perturbed; black outside the image.
 __device__ __forceinline__ Pixel load_pixel(const Job& job, const Work& work, int at) {
   const int y = at / job.width, x = at - y * job.width;
@@ -48,26 +81,42 @@ __device__ __forceinline__ Pixel load_pixel(const Job& job, const Work& work, in
   const int column = (work.draws.flip ? job.width - 1 - x : x) + work.draws.left;
   if (row < 0 || row >= job.height || column < 0 || column >= job.width) return {0, 0, 0};
   const int64_t first = 3 * ((work.row * job.height + row) * job.width + column);
-  constexpr float kUnit = 1.0f / 255.0f;
-  const uint8_t* bytes = job.images + first;
-  float value[3];
+  const auto value = [&](int c) {
+    return perturbed(job, static_cast<float>(job.images[first + c]) * kUnit, first + c);
+  };
+  return {value(0), value(1), value(2)};
+}
+
+// kRun pixels from `at` on; those beyond `end` are black. A run that lies in a row of the image is twelve
+// bytes.
+__device__ __forceinline__ void load_run(const Job& job, const Work& work, int at, int end,
+                                         Pixel (&pixels)[kRun]) {
+  static_assert(kRun == 4, "twelve bytes");
+  const int y = at / job.width, x = at - y * job.width;
+  const int row = y + work.draws.top;
+  const int column = (work.draws.flip ? job.width - kRun - x : x) + work.draws.left;
+  const bool is_inside = row >= 0 && row < job.height && column >= 0 && column + kRun <= job.width;
+  if (!is_inside || x + kRun > job.width) {
 #pragma unroll
-  for (int c = 0; c < 3; ++c) value[c] = static_cast<float>(bytes[c]) * kUnit;
-  if (job.delta_kind != kNoDelta) {
-#pragma unroll
-    for (int c = 0; c < 3; ++c) {
-      float shift;
-      if (job.delta_kind == kFloatDelta) {
-        shift = static_cast<const float*>(job.delta)[first + c];
-      } else if (job.delta_kind == kInt8Delta) {
-        shift = static_cast<float>(static_cast<const int8_t*>(job.delta)[first + c]) * kUnit;
-      } else {
-        shift = static_cast<float>(static_cast<const int16_t*>(job.delta)[first + c]) * kUnit;
-      }
-      value[c] = clamp01(value[c] + shift);
+    for (int k = 0; k < kRun; ++k) {
+      pixels[k] = at + k < end ? load_pixel(job, work, at + k) : Pixel{0, 0, 0};
     }
+    return;
   }
-  return {value[0], value[1], value[2]};
+  const int64_t first = 3 * ((work.row * job.height + row) * job.width + column);
+  uint32_t words[3];
+  load_bytes(job.images + first, words);
+  Pixel found[kRun];
+#pragma unroll
+  for (int k = 0; k < kRun; ++k) {
+    const auto value = [&](int c) {
+      const int i = 3 * k + c;
+      return perturbed(job, static_cast<float>(words[i / 4] >> (8 * (i % 4)) & 255) * kUnit, first + i);
+    };
+    found[k] = {value(0), value(1), value(2)};
+  }
+#pragma unroll
+  for (int k = 0; k < kRun; ++k) pixels[k] = work.draws.flip ? found[kRun - 1 - k] : found[k];
 }
 
 __device__ __forceinline__ Pixel adjust(Pixel pixel, int kind, float factor, float mean) {
@@ -95,39 +144,56 @@ __device__ __forceinline__ Pixel jitter(const Job& job, const Work& work, Pixel 
   return pixel;
 }
 
-// Sum of the grey image just before contrast, by block.
-__global__ void __launch_bounds__(kThreads) sum_grey(Job job, double* __restrict__ partial) {
+// The block's pixels.
+struct Span {
+  int64_t begin, end;
+  __device__ __forceinline__ explicit Span(const Job& job)
+      : begin(blockIdx.x % job.parts * kBlockPixels), end(min(begin + kBlockPixels, job.pixels())) {}
+};
+
+// Of the grey image just before contrast, over the block's pixels; valid in thread 0.
+__device__ __forceinline__ double sum_grey(const Job& job, const Work& work) {
+  const Span span(job);
+  float sum = 0;
+#pragma unroll 1
+  for (int64_t first = span.begin + kRun * threadIdx.x; first < span.end; first += kRun * kThreads) {
+    Pixel loaded[kRun];
+    load_run(job, work, static_cast<int>(first), static_cast<int>(span.end), loaded);
+#pragma unroll
+    for (int k = 0; k < kRun; ++k) {
+      if (first + k < span.end) sum += grey(jitter(job, work, loaded[k], 0, true));
+    }
+  }
+  return block_sum<kThreads>(sum);
+}
+
+// The first of two launches where an image has several blocks and contrast needs its mean.
+__global__ void __launch_bounds__(kThreads) write_sums(Job job) {
   __shared__ Work work;
   if (threadIdx.x == 0) start_work(job, &work);
   __syncthreads();
   if (!work.draws.jitter) return;
-  const int64_t pixels = static_cast<int64_t>(job.height) * job.width;
-  const int64_t begin = (blockIdx.x % job.parts) * kBlockPixels;
-  const int64_t end = begin + kBlockPixels < pixels ? begin + kBlockPixels : pixels;
-  float sum = 0;
-  for (int64_t at = begin + threadIdx.x; at < end; at += kThreads) {
-    sum += grey(jitter(job, work, load_pixel(job, work, static_cast<int>(at)), 0, true));
-  }
-  const double total = block_sum<kThreads>(sum);
-  if (threadIdx.x == 0) partial[blockIdx.x] = total;
+  const double sum = sum_grey(job, work);
+  if (threadIdx.x == 0) job.sums[blockIdx.x] = sum;
 }
 
+// Five blocks a multiprocessor: for more, registers would be spilled.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    write_augmented(Job job, const double* __restrict__ partial, T* __restrict__ out, bool is_packed) {
+__global__ void __launch_bounds__(kThreads, 5) write_augmented(Job job, T* __restrict__ out) {
   __shared__ Work work;
   __shared__ float mean;
-  const int64_t pixels = static_cast<int64_t>(job.height) * job.width;
   const int64_t sample = blockIdx.x / job.parts;
-  if (threadIdx.x == 0) {
-    start_work(job, &work);
-    mean = 0;
-    if (partial != nullptr && work.draws.jitter) {
-      double sum = 0;
-      for (int part = 0; part < job.parts; ++part) sum += partial[sample * job.parts + part];
-      mean = static_cast<float>(sum / static_cast<double>(pixels));
+  if (threadIdx.x == 0) start_work(job, &work);
+  __syncthreads();
+  double sum = 0;
+  if (job.needs_mean && work.draws.jitter) {
+    if (job.parts == 1) {
+      sum = sum_grey(job, work);
+    } else if (threadIdx.x == 0) {
+      for (int part = 0; part < job.parts; ++part) sum += job.sums[sample * job.parts + part];
     }
   }
+  if (threadIdx.x == 0) mean = static_cast<float>(sum / static_cast<double>(job.pixels()));
   __syncthreads();
   float channel_mean[3], inverse_std[3];
 #pragma unroll
@@ -135,15 +201,16 @@ __global__ void __launch_bounds__(kThreads)
     channel_mean[c] = job.mean == nullptr ? 0.0f : job.mean[c * job.mean_stride];
     inverse_std[c] = job.std == nullptr ? 1.0f : 1.0f / job.std[c * job.std_stride];
   }
-  const int64_t begin = (blockIdx.x % job.parts) * kBlockPixels;
-  const int64_t end = begin + kBlockPixels < pixels ? begin + kBlockPixels : pixels;
-  for (int64_t first = begin + kRun * threadIdx.x; first < end; first += kRun * kThreads) {
+  const Span span(job);
+#pragma unroll 1
+  for (int64_t first = span.begin + kRun * threadIdx.x; first < span.end; first += kRun * kThreads) {
     Pack<T, kRun> packs[3];  // kRun pixels are three packs of channels
     T* run = &packs[0].value[0];
+    Pixel loaded[kRun];
+    load_run(job, work, static_cast<int>(first), static_cast<int>(span.end), loaded);
 #pragma unroll
     for (int k = 0; k < kRun; ++k) {
-      if (first + k >= end) break;
-      Pixel pixel = jitter(job, work, load_pixel(job, work, static_cast<int>(first + k)), mean, false);
+      Pixel pixel = jitter(job, work, loaded[k], mean, false);
       if (work.draws.grey) {
         const float value = grey(pixel);
         pixel = {value, value, value};
@@ -152,14 +219,14 @@ __global__ void __launch_bounds__(kThreads)
       narrow((pixel.green - channel_mean[1]) * inverse_std[1], run + 3 * k + 1);
       narrow((pixel.blue - channel_mean[2]) * inverse_std[2], run + 3 * k + 2);
     }
-    T* to = out + 3 * (sample * pixels + first);
-    if (is_packed) {
+    T* to = out + 3 * (sample * job.pixels() + first);
+    if (job.is_packed) {
 #pragma unroll
       for (int c = 0; c < 3; ++c) reinterpret_cast<Pack<T, kRun>*>(to)[c] = packs[c];
     } else {
 #pragma unroll
       for (int e = 0; e < 3 * kRun; ++e) {
-        if (first + e / 3 < end) to[e] = run[e];
+        if (first + e / 3 < span.end) to[e] = run[e];
       }
     }
   }
@@ -206,18 +273,17 @@ static Tensor augment(const Tensor& images, const MaybeTensor& index, const Mayb
     job.std_stride = std->stride(0);
   }
   const unsigned blocks = blocks_for(batch * job.parts, 1);
-  double* partial = nullptr;
-  const bool needs_mean = job.settings.needs_mean();
-  const Tensor partials =
-      new_empty(images, {needs_mean ? static_cast<int64_t>(blocks) : 0}, ScalarType::Double);
-  if (needs_mean) {
-    partial = partials.mutable_data_ptr<double>();
-    launch.run(sum_grey, blocks)(job, partial);
+  job.is_packed = pixels % kRun == 0;
+  job.needs_mean = job.settings.needs_mean();
+  const bool is_first = job.needs_mean && job.parts > 1;
+  const Tensor sums = new_empty(images, {is_first ? static_cast<int64_t>(blocks) : 0}, ScalarType::Double);
+  if (is_first) {
+    job.sums = sums.mutable_data_ptr<double>();
+    launch.run(write_sums, blocks)(job);
   }
   dispatch_reduced(dtype, [&](auto type) {
     using T = decltype(type);
-    launch.run(write_augmented<T>, blocks)(job, partial, static_cast<T*>(out.mutable_data_ptr()),
-                                           pixels % kRun == 0);
+    launch.run(write_augmented<T>, blocks)(job, static_cast<T*>(out.mutable_data_ptr()));
   });
   return out;
 }

@@ -98,7 +98,7 @@ def test_agrees_with_twin(
     assert relative_error(out, twin(images, **options)) < 1e-5
 
 
-@pytest.mark.parametrize("size", [(32, 32), (40, 48), (3, 1100), (17, 15)])
+@pytest.mark.parametrize("size", [(32, 32), (40, 48), (3, 1100), (17, 15), (97, 100)])
 @pytest.mark.parametrize("delta", ["none", "float32", "int8", "int16"])
 @pytest.mark.parametrize("dtype", REDUCED)
 @pytest.mark.parametrize("colours", [JITTER, {}], ids=["jitter", "plain"])
