@@ -25,8 +25,9 @@ test-slow: setup  ## the tests that take longer
 	@$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
 
 test-simt: setup  ## the ops' tests on the CUDA kernels, which a host's thread runs; needs no GPU
-	@$(BIN)/cmake -G Ninja -S . -B build/simt -DPST_FAST_PYTHON=$(BIN)/python -DPST_FAST_CUDA=0 -DPST_FAST_SIMT=ON >build/simt.log
-	@$(BIN)/cmake --build build/simt --target _C_simt
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cmake -G Ninja -S . -B build/simt -DPST_FAST_PYTHON=$(CURDIR)/$(BIN)/python \
+		-DPST_FAST_CUDA=0 -DPST_FAST_SIMT=ON >build/simt.log
+	@$(BIN)/cmake --build build/simt --target _C_simt >>build/simt.log
 	@PST_FAST_BACKEND=simt $(BIN)/python -m pytest $(or $(ARGS),tests/ops)
 
 test-gpu: setup  ## the tests that need a CUDA device
