@@ -27,7 +27,7 @@ test-slow: setup  ## the tests that take longer
 test-simt: setup  ## the ops' tests on the CUDA kernels, which a host's thread runs; needs no GPU
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cmake -G Ninja -S . -B build/simt -DPST_FAST_PYTHON=$(CURDIR)/$(BIN)/python \
 		-DPST_FAST_CUDA=0 -DPST_FAST_SIMT=ON >build/simt.log
-	@$(BIN)/cmake --build build/simt --target _C_simt >>build/simt.log
+	@$(BIN)/cmake --build build/simt --target _C_simt >>build/simt.log || { tail -n 40 build/simt.log; exit 1; }
 	@PST_FAST_BACKEND=simt $(BIN)/python -m pytest $(or $(ARGS),tests/ops)
 
 test-gpu: setup  ## the tests that need a CUDA device
