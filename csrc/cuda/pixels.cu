@@ -33,40 +33,54 @@ struct PixelWords {
   __device__ __forceinline__ uint32_t operator[](int i) const { return word[i / 4] >> (8 * (i % 4)) & 255; }
 };
 
-// Each thread has its pixels, and each warp finds the class's samples in the block's part of the labels.
+// Labels that a block looks at together.
+constexpr int kChunk = 8 * kThreads;
+
+// Each thread has its pixels. The block finds the class's samples in a chunk of its part of the labels (in
+// any order: the sums are whole numbers), and then adds them up.
 template <int kPixels>
 __global__ void __launch_bounds__(kThreads) pixel_sums(ClassImages job) {
+  __shared__ uint32_t places[kChunk];
+  __shared__ int found;
   const int64_t block = blockIdx.x, tile = block % job.tiles, part = block / job.tiles % job.parts;
   const int64_t k = block / job.tiles / job.parts;
   if (k == 0 && tile == 0) check_range(job.labels, part, job.parts);
+  const int64_t begin = job.labels.count * part / job.parts, end = job.labels.count * (part + 1) / job.parts;
   const int64_t pixel = (tile * kThreads + threadIdx.x) * kPixels;
   const bool is_inside = pixel < job.pixels;
   const uint8_t* at = job.images + 3 * pixel;
+  int64_t total = 0;
   uint32_t sums[3 * kPixels] = {}, products[6 * kPixels] = {};
-  constexpr int kFlight = 4;
-  const int64_t found =
-      visit_class<kFlight>(job.labels, k, part, job.parts, [&](const int64_t (&samples)[kFlight], int count) {
-        PixelWords<kPixels> value[kFlight] = {};
+  for (int64_t start = begin; start < end; start += kChunk) {
+    if (threadIdx.x == 0) found = 0;
+    __syncthreads();
 #pragma unroll
-        for (int u = 0; u < kFlight; ++u) {
-          if (u < count && is_inside) value[u].load(at + 3 * job.pixels * samples[u]);
+    for (int u = 0; u < kChunk / kThreads; ++u) {
+      const uint32_t place = u * kThreads + threadIdx.x;
+      if (start + place < end && job.labels[start + place] == k) places[atomicAdd(&found, 1)] = place;
+    }
+    __syncthreads();
+    const int count = found;
+    total += count;
+#pragma unroll 4
+    for (int i = 0; i < (is_inside ? count : 0); ++i) {
+      PixelWords<kPixels> value;
+      value.load(at + 3 * job.pixels * (start + places[i]));
+#pragma unroll
+      for (int p = 0; p < kPixels; ++p) {
+        int product = 6 * p;
+#pragma unroll
+        for (int a = 0; a < 3; ++a) {
+          sums[3 * p + a] += value[3 * p + a];
+#pragma unroll
+          for (int b = a; b < 3; ++b) products[product++] += value[3 * p + a] * value[3 * p + b];
         }
-#pragma unroll
-        for (int u = 0; u < kFlight; ++u) {
-#pragma unroll
-          for (int p = 0; p < kPixels; ++p) {
-            int product = 6 * p;
-#pragma unroll
-            for (int a = 0; a < 3; ++a) {
-              sums[3 * p + a] += value[u][3 * p + a];
-#pragma unroll
-              for (int b = a; b < 3; ++b) products[product++] += value[u][3 * p + a] * value[u][3 * p + b];
-            }
-          }
-        }
-      });
-  if (found == 0) return;
-  if (tile == 0 && threadIdx.x == 0) atomicAdd(job.counts + k, static_cast<unsigned long long>(found));
+      }
+    }
+    __syncthreads();
+  }
+  if (total == 0) return;
+  if (tile == 0 && threadIdx.x == 0) atomicAdd(job.counts + k, static_cast<unsigned long long>(total));
   if (!is_inside) return;
   const int64_t out = k * job.pixels + pixel;
 #pragma unroll
