@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from pst_fast import ops
 from pst_fast.attacks.base import ATTACKS, Attack, CraftTask
+from pst_fast.attacks.integers import round_to_l2_ball
 from pst_fast.attacks.rows import Block, draw_blocks
 from pst_fast.attacks.steps import row_blocks
 from pst_fast.ops.reference_ar import ar_process
@@ -59,7 +60,7 @@ class AutoregressivePerturbation(Attack):
                 crop=CROP,
                 index=rows.to(task.device),
             )
-            return rounded(delta.cpu().numpy(), epsilon)
+            return round_to_l2_ball(delta.cpu().numpy(), epsilon)
 
         blocks = row_blocks(task.data.images.shape, 8, _CHUNK_BYTES, most=_CHUNK)
         return draw_blocks(task, blocks, draw)
@@ -108,24 +109,6 @@ def responses(coefficients: Tensor, pattern: Tensor) -> Tensor:
     filters = coefficients.clone()
     filters[:, :, 2, 2] = -1
     return functional.conv2d((pattern / pattern.norm())[None], filters)[0].relu().sum((1, 2))
-
-
-def rounded(delta: np.ndarray, epsilon: float) -> np.ndarray:
-    """``delta`` (float [N,H,W,3]) in whole steps of 1/255, to nearest, each sample within L2 ``epsilon``.
-
-    Rounding adds to most norms, by some 0.2 % at 32x32: these samples are scaled down until they fit.
-    """
-    wanted = delta * 255.0
-    steps = np.rint(wanted)
-    over = np.arange(len(delta))
-    while len(over):
-        squares = np.square(steps[over]).sum((1, 2, 3), dtype=np.float64)
-        is_over = squares > (epsilon * 255) ** 2
-        over, squares = over[is_over], squares[is_over]
-        # A thousandth more than is missing: the scale falls at every turn.
-        wanted[over] *= (0.999 * epsilon * 255 / np.sqrt(squares))[:, None, None, None]
-        steps[over] = np.rint(wanted[over])
-    return steps.astype(np.int16)
 
 
 def _stable_processes(rng: np.random.Generator, height: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,8 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +13,8 @@ import torch
 from pst_fast.data.types import ImageSet
 from pst_fast.errors import InputError
 from pst_fast.registry import Registry
+
+Norm = Literal["linf", "l2", "pixels"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class CraftTask:
         device: Where to compute.
         folder: Working folder. What an attack leaves there it finds again after a kill.
         progress: Called with (fraction done in [0,1], a few words).
+        steps: Gradient steps on a perturbation, or None for the preset's.
         facts: What the attack wants to be found in the bank's manifest (JSON values): rounds, errors reached.
     """
 
@@ -41,6 +44,7 @@ class CraftTask:
     device: torch.device
     folder: Path
     progress: Callable[[float, str], None] = field(default=lambda fraction, words: None)
+    steps: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     def batch(self, rows: np.ndarray | slice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,6 +63,8 @@ class Attack(ABC):
         paper: Short reference, for the help and the documents.
         norm: ``linf``, ``l2`` or ``pixels``.
         epsilon: The paper's budget in that norm on [0,1] images (pixels: a count).
+        norms: All norms that it works in.
+        recipes: Its settings by preset, where it has any.
         class_conditional: Whether ``craft`` returns one perturbation a class, not one a sample.
         uses_model: Whether it trains the task's surrogate network.
         shared: Whether the processes of a run (:mod:`pst_fast.distributed`) craft together: all call
@@ -67,11 +73,49 @@ class Attack(ABC):
     """
 
     paper: ClassVar[str]
-    norm: ClassVar[Literal["linf", "l2", "pixels"]]
+    norm: ClassVar[Norm]
     epsilon: ClassVar[float]
+    norms: ClassVar[tuple[Norm, ...]] = ()
+    recipes: ClassVar[Mapping[str, Any]] = {}
     class_conditional: ClassVar[bool] = False
     uses_model: ClassVar[bool] = False
     shared: ClassVar[bool] = False
+
+    @classmethod
+    def in_norm(cls, norm: Norm | None) -> "type[Attack]":
+        """The attack in another norm than its paper's; itself for None.
+
+        Raises:
+            InputError: It does not work in that norm.
+        """
+        if norm in (None, cls.norm):
+            return cls
+        if norm not in cls.norms:
+            known = " and ".join(cls.norms or (cls.norm,))
+            raise InputError(f"{cls.__name__} works in {known} alone, not in {norm}")
+
+        paper = cls.norm
+
+        def no_default(height: int, width: int) -> float:
+            raise InputError(f"norm {norm}: expected an epsilon too, as the paper's budget is in {paper}")
+
+        return type(cls.__name__, (cls,), {"norm": norm, "default_epsilon": staticmethod(no_default)})
+
+    @classmethod
+    def check_steps(cls, steps: int | None) -> None:
+        """Raise InputError unless so many gradient steps, or the preset's for None, suit the attack."""
+        if steps is None:
+            return
+        if not all(hasattr(recipe, "steps") for recipe in cls.recipes.values()) or not cls.recipes:
+            raise InputError(f"{cls.__name__} takes no gradient steps on perturbations, but steps is {steps}")
+        if steps < 1:
+            raise InputError(f"steps: expected 1 or more, got {steps}")
+
+    def recipe_of(self, task: CraftTask) -> Any:
+        """The preset's settings, with the task's number of steps where it names one."""
+        self.check_steps(task.steps)
+        recipe = self.recipes[task.preset]
+        return recipe if task.steps is None else replace(recipe, steps=task.steps)
 
     @classmethod
     def default_epsilon(cls, height: int, width: int) -> float:

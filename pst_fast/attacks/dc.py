@@ -63,7 +63,7 @@ class DeepConfuse(GeneratedAttack):
 
     def train_generator(self, task: CraftTask, epsilon: float) -> Generator:
         """Trial by trial; the state is saved after each."""
-        recipe = self.recipes[task.preset]
+        recipe = self.recipe_of(task)
         generator = create_generator(task, epsilon, recipe.width)
         optimizer = torch.optim.Adam(generator.parameters(), lr=recipe.generator_rate)
         order = BatchOrder(len(task.data), recipe.batch_size, task.seed)

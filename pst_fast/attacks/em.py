@@ -39,7 +39,7 @@ class ErrorMinimizing(Attack):
         After every round the state goes to the task's folder, and a craft that was killed goes on from
         there. The facts say how many rounds there were and which error the last one reached.
         """
-        recipe = self.recipes[task.preset]
+        recipe = self.recipe_of(task)
         epsilon = self.resolve_epsilon(task.epsilon, *task.data.images.shape[1:3])
         alternation = self.alternation(task, recipe, epsilon)
         alternation.transform = self.transform(len(task.data.classes))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pst_fast.attacks.base import Attack, CraftTask
 from pst_fast.attacks.frozen import frozen
-from pst_fast.attacks.pgd import LinfPGD, Loss, Transform, perturbed_inputs
+from pst_fast.attacks.pgd import L2PGD, PGD, LinfPGD, Loss, Transform, perturbed_inputs
 from pst_fast.attacks.reference import Training, train_reference
 from pst_fast.attacks.rows import Crafted, craft_rows
 from pst_fast.attacks.transforms import shift_and_flip
@@ -64,6 +64,7 @@ class FixedReference(Attack):
     """Base: what a perturbation is driven to, a subclass says."""
 
     norm = "linf"
+    norms = ("linf", "l2")
     epsilon = 8 / 255
     uses_model = True
     shared = True
@@ -81,12 +82,12 @@ class FixedReference(Attack):
         """Train the reference network, then take the steps, batch by batch; both go on after a kill."""
         if len(task.data.classes) < 2:
             raise InputError(f"{type(self).__name__}: expected images of at least two classes, got one")
-        recipe = self.recipes[task.preset]
+        recipe = self.recipe_of(task)
         epsilon = self.resolve_epsilon(task.epsilon, *task.data.images.shape[1:3])
         transform = self.transform(len(task.data.classes))
         network = train_reference(task, recipe.training, transform, share=recipe.training_share)
         aim = self.objective(task, network)
-        pgd = LinfPGD(
+        pgd = (L2PGD if self.norm == "l2" else LinfPGD)(
             aim.model,
             step_size=recipe.relative_step * epsilon,
             epsilon=epsilon,
@@ -95,12 +96,14 @@ class FixedReference(Attack):
         )
 
         def perturb(x: Tensor, labels: Tensor) -> Crafted:
-            delta = best_start(pgd, x, aim.goals(labels), epsilon, recipe)
+            delta = best_start(pgd, x, aim.goals(labels), recipe)
             with torch.no_grad():
                 outputs = aim.model(perturbed_inputs(x, delta)).float()
                 return delta, aim.reached(outputs, labels).sum()
 
-        steps, reached = craft_rows(task, epsilon, aim.model, perturb, after=recipe.training_share)
+        steps, reached = craft_rows(
+            task, epsilon, aim.model, perturb, after=recipe.training_share, norm=self.norm
+        )
         task.facts["reached_target"] = reached
         task.progress(1.0, f"{reached:.1%} of the images reach their target on the reference network")
         return steps
@@ -116,12 +119,11 @@ def towards_classes(network: nn.Module, targets: Callable[[Tensor], Tensor]) -> 
     )
 
 
-def best_start(pgd: LinfPGD, x: Tensor, goals: Tensor, epsilon: float, recipe: Recipe) -> Tensor:
-    """Steps from normal noise, several times; of each sample the perturbation of the lowest loss."""
+def best_start(pgd: PGD, x: Tensor, goals: Tensor, recipe: Recipe) -> Tensor:
+    """Steps from random starts, several times; of each sample the perturbation of the lowest loss."""
     best, lowest = torch.zeros_like(x), torch.full((len(x),), torch.inf, device=x.device)
     for _ in range(recipe.restarts):
-        delta = (epsilon * torch.randn_like(x)).clamp_(-epsilon, epsilon)
-        delta = (x + delta).clamp_(0, 1).sub_(x)
+        delta = pgd.start(x)
         pgd.run_(x, delta, goals, steps=recipe.steps)
         if recipe.restarts == 1:
             return delta

@@ -70,7 +70,7 @@ class GameUnlearnableExamples(GeneratedAttack):
 
     def train_generator(self, task: CraftTask, epsilon: float) -> Generator:
         """Batch by batch; the state is saved now and then."""
-        recipe = self.recipes[task.preset]
+        recipe = self.recipe_of(task)
         generator = create_generator(task, epsilon, recipe.width)
         follower = Surrogate(task, learning_rate=recipe.learning_rate, momentum=0.9, weight_decay=5e-4)
         optimizers = (follower.optimizer, torch.optim.Adam(generator.parameters(), lr=recipe.generator_rate))

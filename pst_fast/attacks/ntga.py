@@ -51,7 +51,7 @@ class NeuralTangentGeneralization(Attack):
 
     def craft(self, task: CraftTask) -> np.ndarray:
         """Perturb shuffled blocks, one after another; goes on after a kill. In double precision."""
-        recipe = self.recipes[task.preset]
+        recipe = self.recipe_of(task)
         epsilon = self.resolve_epsilon(task.epsilon, *task.data.images.shape[1:3])
         count = len(task.data)
         if count < 2:

@@ -1,6 +1,8 @@
-"""Signed gradient steps on the input of a frozen network: the inner loop of most attacks."""
+"""Gradient steps on the input of a frozen network: the inner loop of most attacks."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +25,8 @@ def perturbed_inputs(x: Tensor, delta: Tensor) -> Tensor:
     return (x + delta).clamp_(0, 1).sub_(MEAN).div_(STD).to(dtype)
 
 
-class LinfPGD:
-    """Moves perturbations by signed gradient steps inside an Linf ball.
+class PGD(ABC):
+    """Moves perturbations by gradient steps inside a ball about the images; which ball, a subclass says.
 
     On CUDA a step is captured as a graph at the first batch, and replayed for all batches of its shape.
 
@@ -34,8 +36,8 @@ class LinfPGD:
         step_size: Of a step, on [0,1] images.
         epsilon: The ball's radius, on [0,1] images.
         ascend: Whether to increase the loss instead of reducing it.
-        loss: From (fp32 logits, labels) to a scalar, without waiting for the device. Only the signs of its
-            gradient count.
+        loss: From (fp32 logits, labels) to a scalar, without waiting for the device. How large its gradient
+            is does not count.
         transform: Differentiable, of the network's inputs, drawn anew in each step.
     """
 
@@ -79,16 +81,49 @@ class LinfPGD:
             outputs = self.model(seen)
         (grad,) = torch.autograd.grad(self.loss(outputs.float(), labels), leaf)
         mean, std = (x.new_full((x.shape[1],), value) for value in (MEAN, STD))
-        ops.linf_step_(
+        self.move_(
             delta, grad, x, step_size=self.step_size, epsilon=self.epsilon,
             ascend=self.ascend, mean=mean, std=std, out=inputs,
         )  # fmt: skip
+
+    @abstractmethod
+    def move_(self, delta: Tensor, grad: Tensor, x: Tensor, **options: Any) -> None:
+        """A step along ``grad``, as one of the ops takes it."""
+
+    @abstractmethod
+    def start(self, x: Tensor) -> Tensor:
+        """A random perturbation in the ball, with x + delta in [0,1]."""
+
+
+class LinfPGD(PGD):
+    """Signed steps inside an Linf ball."""
+
+    def move_(self, delta: Tensor, grad: Tensor, x: Tensor, **options: Any) -> None:
+        ops.linf_step_(delta, grad, x, **options)
+
+    def start(self, x: Tensor) -> Tensor:
+        """Normal noise with the radius as standard deviation, cut off at it."""
+        delta = (self.epsilon * torch.randn_like(x)).clamp_(-self.epsilon, self.epsilon)
+        return (x + delta).clamp_(0, 1).sub_(x)
+
+
+class L2PGD(PGD):
+    """Steps along each sample's gradient, of length ``step_size``, inside an L2 ball."""
+
+    def move_(self, delta: Tensor, grad: Tensor, x: Tensor, **options: Any) -> None:
+        ops.l2_step_(delta, grad, x, **options)
+
+    def start(self, x: Tensor) -> Tensor:
+        """A direction at random, of the radius' length before what leaves [0,1] is cut off."""
+        delta = torch.randn_like(x)
+        delta *= self.epsilon / delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        return (x + delta).clamp_(0, 1).sub_(x)
 
 
 class _CapturedStep:
     """One step as a CUDA graph, on its own buffers: a small network's kernels are shorter than a launch."""
 
-    def __init__(self, pgd: LinfPGD, x: Tensor, labels: Tensor) -> None:
+    def __init__(self, pgd: PGD, x: Tensor, labels: Tensor) -> None:
         self.x, self.delta, self.labels = x.clone(), torch.zeros_like(x), labels.clone()
         self.inputs = perturbed_inputs(self.x, self.delta)
         arguments = (self.x, self.delta, self.labels, self.inputs)

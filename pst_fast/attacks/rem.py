@@ -69,7 +69,7 @@ class DisturbedErrorMinimizing(Attack):
 
     def craft(self, task: CraftTask) -> np.ndarray:
         """Train the network, then make the perturbations, batch by batch; both go on after a kill."""
-        self.recipe = self.recipes[task.preset]
+        self.recipe = self.recipe_of(task)
         epsilon = self.resolve_epsilon(task.epsilon, *task.data.images.shape[1:3])
         model = frozen(self._train(task, epsilon))
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pst_fast import distributed
-from pst_fast.attacks.base import CraftTask
-from pst_fast.attacks.integers import linf_steps, round_to_ball
+from pst_fast.attacks.base import CraftTask, Norm
+from pst_fast.attacks.integers import linf_steps, round_to_ball, round_to_l2_ball
 from pst_fast.attacks.pgd import crafting_batch
 from pst_fast.attacks.steps import NAME as STEPS
 from pst_fast.attacks.steps import StepsFile
@@ -32,22 +32,24 @@ def craft_rows(
     model: nn.Module,
     craft: Callable[[Tensor, Tensor], Crafted],
     after: float,
+    norm: Norm = "linf",
 ) -> tuple[np.ndarray, float]:
     """Craft the perturbations of all images, in whole steps of 1/255.
 
     Args:
         task: The images, the folder and the progress.
-        epsilon: Radius of the Linf ball on [0,1] images.
+        epsilon: Radius of the ball on [0,1] images.
         model: The frozen network that the crafting asks, which decides how many images are crafted at a time.
         craft: From x, fp32 [B,3,H,W] channels_last in [0,1], and labels, int64 [B], both on the device.
         after: Share of the task's progress that is behind.
+        norm: Of the ball: ``linf`` or ``l2``.
 
     Returns:
         int8 or int16 [N,H,W,3], a mapped file; the share that came out as it should.
     """
     height, width = task.data.images.shape[1:3]
     batch = crafting_batch(model, height, width, task.device)
-    return craft_blocks(task, epsilon, batch, lambda x, labels, start: craft(x, labels), after)
+    return craft_blocks(task, epsilon, batch, lambda x, labels, start: craft(x, labels), after, norm)
 
 
 def craft_blocks(
@@ -56,6 +58,7 @@ def craft_blocks(
     batch: int,
     craft: Callable[[Tensor, Tensor, int], Crafted],
     after: float,
+    norm: Norm = "linf",
 ) -> tuple[np.ndarray, float]:
     """The same for blocks of ``batch`` images; ``craft`` is told the row of a block's first one too.
 
@@ -79,7 +82,8 @@ def craft_blocks(
         x, labels = task.batch(some)
         with seeded(task.seed + 1 + start, task.device):
             delta, good = craft(x, labels, start)
-        steps.write(some, round_to_ball(delta.permute(0, 2, 3, 1).cpu().numpy(), epsilon))
+        whole = round_to_ball if norm == "linf" else round_to_l2_ball
+        steps.write(some, whole(delta.permute(0, 2, 3, 1).cpu().numpy(), epsilon))
         hits[block] = int(good)
         if number % max(1, len(hits) // SAVES) == 0 or block == own[-1]:
             steps.flush()

@@ -72,7 +72,7 @@ class SelfEnsembleProtection(Attack):
         classes = len(task.data.classes)
         if classes < 2:
             raise InputError("SelfEnsembleProtection: expected images of at least two classes, got one")
-        recipe = self.recipes[task.preset]
+        recipe = self.recipe_of(task)
         epsilon = self.resolve_epsilon(task.epsilon, *task.data.images.shape[1:3])
         members = self._train(task, recipe)
 

@@ -43,7 +43,7 @@ class TransferableUnlearnableExamples(Attack):
 
     def craft(self, task: CraftTask) -> np.ndarray:
         """Train encoder and perturbations in turns; goes on after a kill from the last whole round."""
-        recipe = self.recipes[task.preset]
+        recipe = self.recipe_of(task)
         epsilon = self.resolve_epsilon(task.epsilon, *task.data.images.shape[1:3])
         alternation = ContrastiveAlternation(task, recipe, epsilon)
         alternation.run()

@@ -97,6 +97,10 @@ class RunConfig:
 
     epsilon: Annotated[str | None, _open("E", "each paper's")] = None
     """Budget of the attacks on [0,1] images, such as 8/255 or 0.03."""
+    norm: Annotated[Literal["linf", "l2"] | None, _open("linf|l2", "each paper's")] = None
+    """Norm of that budget; another than the paper's for tap, aap, hypo and entf."""
+    steps: Annotated[int | None, _open("N", "the preset's")] = None
+    """Gradient steps on a perturbation, of the attacks that take any."""
     preset: Annotated[Literal["fast", "paper"] | None, _by_dataset("fast|paper")] = None
     """How much work goes into an attack: the paper's settings, or fewer steps."""
     surrogate: Annotated[str | None, _open("NAME", "--model")] = None
@@ -180,6 +184,8 @@ class Plan:
     layout: str | None
     apply_mode: Literal["paper", "released"]
     epsilon: float | None
+    norm: Literal["linf", "l2"] | None
+    steps: int | None
     preset: Literal["fast", "paper"]
     surrogate: str
     surrogate_width: int
@@ -222,7 +228,7 @@ def resolve(config: RunConfig) -> Plan:
     for name in defenses:
         DEFENSES[name]
     epsilon = parse_epsilon(config.epsilon)
-    _check_attacks(attacks, epsilon)
+    _check_attacks(attacks, epsilon, config.norm, config.steps)
 
     for flag in ("num_classes", "train_per_class", "test_per_class", "image_size"):
         if getattr(config, flag) is not None:
@@ -273,6 +279,8 @@ def resolve(config: RunConfig) -> Plan:
         layout=config.layout,
         apply_mode=config.apply_mode,
         epsilon=epsilon,
+        norm=config.norm,
+        steps=config.steps,
         preset="fast" if given("preset", str) == "fast" else "paper",
         surrogate=surrogate,
         surrogate_width=surrogate_width,
@@ -355,17 +363,31 @@ def parse_epsilon(text: str | None) -> float | None:
         ) from None
 
 
-def _check_attacks(names: tuple[str, ...], epsilon: float | None) -> None:
+def _check_attacks(
+    names: tuple[str, ...], epsilon: float | None, norm: Literal["linf", "l2"] | None, steps: int | None
+) -> None:
     from pst_fast.attacks.base import ATTACKS
 
-    norms = {name: ATTACKS[name].norm for name in names if name not in (NO_ATTACK, FILE)}
+    kinds = {}
+    for name in names:
+        if name in (NO_ATTACK, FILE):
+            continue
+        try:
+            kinds[name] = ATTACKS[name].in_norm(norm)
+            kinds[name].check_steps(steps)
+        except InputError as error:
+            raise InputError(f"--attacks {name}: {error}") from None
+    norms = {name: kind.norm for name, kind in kinds.items()}
     if epsilon is None:
+        other = [name for name in norms if norms[name] != ATTACKS[name].norm]
+        if other:
+            raise InputError(f"--norm {norm}: expected --epsilon too, as {other[0]}'s own is in another norm")
         return
     if len(set(norms.values())) > 1:
         pairs = ", ".join(f"{name}: {norm}" for name, norm in norms.items())
         raise InputError(f"--epsilon cannot serve attacks of different norms ({pairs}): run them apart")
-    for name in norms:
-        ATTACKS[name].check_epsilon(epsilon)
+    for kind in kinds.values():
+        kind.check_epsilon(epsilon)
 
 
 def _check_model(name: str, width: int, image_size: int, sizes: Sequence[int] = ()) -> None:

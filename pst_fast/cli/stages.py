@@ -133,7 +133,7 @@ def _check_budgets(plan: Plan) -> None:
     size = read_manifest(clean_folder(plan.out))["facts"]["image_size"]
     for attack in plan.attacks:
         if attack not in (NO_ATTACK, FILE):
-            ATTACKS[attack].resolve_epsilon(plan.epsilon, size, size)
+            ATTACKS[attack].in_norm(plan.norm).resolve_epsilon(plan.epsilon, size, size)
 
 
 def _poison(plan: Plan, task: Task, report: Report) -> list[str]:
@@ -147,6 +147,8 @@ def _poison(plan: Plan, task: Task, report: Report) -> list[str]:
             clean,
             attack=task.attack,
             epsilon=plan.epsilon,
+            norm=plan.norm,
+            steps=plan.steps,
             preset=plan.preset,
             model=plan.surrogate,
             width=plan.surrogate_width,

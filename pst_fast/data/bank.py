@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pst_fast import distributed
-from pst_fast.attacks.base import ATTACKS, Attack, CraftTask
+from pst_fast.attacks.base import ATTACKS, Attack, CraftTask, Norm
 from pst_fast.data.beton_stream import BetonStream
 from pst_fast.data.mapped import Pages, whole_file
 from pst_fast.data.perturbations import FILE, ApplyMode, load_perturbation
@@ -71,6 +71,8 @@ def craft(
     seed: int,
     device: torch.device,
     progress: Callable[[float, str], None],
+    norm: Norm | None = None,
+    steps: int | None = None,
 ) -> Path:
     """Make the bank ``output`` for the training images in ``clean``.
 
@@ -85,6 +87,8 @@ def craft(
         seed: Everything random follows from it.
         device: Where to compute.
         progress: Called with (fraction done in [0,1], a few words).
+        norm: Of the budget, or None for the paper's; another one needs an ``epsilon``.
+        steps: Gradient steps on a perturbation, or None for the preset's.
 
     Returns:
         ``output``. The manifest's facts hold attack, paper, norm, epsilon, class_conditional, num_samples,
@@ -92,14 +96,18 @@ def craft(
         :func:`measure_budget` gives it for the images as they are applied.
 
     Raises:
-        InputError: Unknown attack or preset, epsilon out of range, or ``clean`` cannot be used.
+        InputError: Unknown attack or preset, epsilon out of range, a norm or steps that the attack does not
+            take, or ``clean`` cannot be used.
     """
-    kind = ATTACKS[attack]
+    kind = ATTACKS[attack].in_norm(norm)
+    kind.check_steps(steps)
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}: expected {' or '.join(PRESETS)}")
     if epsilon is not None:
         kind.check_epsilon(epsilon)
-    parameters = {"attack": attack, "epsilon": epsilon, "preset": preset, "seed": seed}
+    parameters: dict[str, Any] = {"attack": attack, "epsilon": epsilon, "preset": preset, "seed": seed}
+    overridden = {"norm": norm, "steps": steps}
+    parameters |= {name: value for name, value in overridden.items() if value is not None}
     if kind.uses_model:
         parameters |= {"model": model, "width": width}
 
@@ -116,6 +124,7 @@ def craft(
             device=device,
             folder=folder / WORKING,
             progress=progress,
+            steps=steps,
         )
         task.folder.mkdir(exist_ok=True)
         if not kind.shared and distributed.processes() > 1:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from pst_fast.attacks.ar import draw_processes, responses, rounded
+from pst_fast.attacks.ar import draw_processes, responses
 from pst_fast.attacks.base import ATTACKS
+from pst_fast.attacks.integers import round_to_l2_ball
 from pst_fast.ops.reference_ar import ar_process
 
 
@@ -49,14 +50,14 @@ def test_rounding_by_hand():
     # 25.5 * (0.6, 0.8, 0) is 15.3, 20.4, 0, which is 15, 20, 0 when rounded.
     delta = 0.1 * np.array([[0.6, 0.8, 0.0], [1.0, 0.0, 0.0]]).reshape(2, 1, 1, 3)
     # The other is 25.5, of which numpy makes 26: too much.
-    assert rounded(delta, 0.1).reshape(2, 3).tolist() == [[15, 20, 0], [25, 0, 0]]
+    assert round_to_l2_ball(delta, 0.1).reshape(2, 3).tolist() == [[15, 20, 0], [25, 0, 0]]
 
 
 @pytest.mark.parametrize("epsilon", [0.004, 0.05, 1.0, 20.0])
 def test_rounding_stays_within_the_budget(epsilon):
     delta = np.random.default_rng(0).standard_normal((50, 8, 8, 3))
     delta *= epsilon / np.sqrt(np.square(delta).sum((1, 2, 3), keepdims=True))
-    norms = np.sqrt(np.square(rounded(delta, epsilon).astype(float)).sum((1, 2, 3))) / 255
+    norms = np.sqrt(np.square(round_to_l2_ball(delta, epsilon).astype(float)).sum((1, 2, 3))) / 255
     assert norms.max() <= epsilon
     if epsilon >= 1:
         assert norms.min() > 0.99 * epsilon

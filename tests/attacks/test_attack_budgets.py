@@ -1,6 +1,7 @@
 """What holds for every attack: budget, type, determinism, independence of global random state."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -133,3 +134,46 @@ def _fresh(make_task, data, name):
     folder = make_task(data).folder / name
     folder.mkdir()
     return folder
+
+
+@pytest.mark.parametrize("name", ["aap", "entf", "hypo", "tap"])
+def test_an_l2_budget(name, image_set, make_task):
+    data = image_set(26, 7, 9, 2)
+    steps = ATTACKS[name].in_norm("l2")().craft(make_task(data, epsilon=0.4))
+    budget = measure_budget(data.images, poisoned(data, steps, False))
+    assert 0.2 < budget["l2"] <= 0.4 + 1e-9
+    assert not np.array_equal(steps, ATTACKS[name]().craft(make_task(data, epsilon=0.1)))
+
+
+def test_norms_that_an_attack_does_not_work_in():
+    assert ATTACKS["em"].in_norm(None) is ATTACKS["em"].in_norm("linf") is ATTACKS["em"]
+    for name, norm in (("em", "l2"), ("lsp", "linf"), ("ops", "l2"), ("rem", "l2")):
+        with pytest.raises(InputError, match=f"works in {ATTACKS[name].norm} alone, not in {norm}"):
+            ATTACKS[name].in_norm(norm)
+    with pytest.raises(InputError, match="norm l2: expected an epsilon too, .* budget is in linf"):
+        ATTACKS["tap"].in_norm("l2").resolve_epsilon(None, 32, 32)
+
+
+WITH_STEPS = [name for name in NAMES if name not in ("ar", "cuda", "dc", "gue", "lsp", "ops")]
+
+
+@pytest.mark.parametrize("name", WITH_STEPS)
+def test_steps_are_taken_as_asked(name, image_set, make_task, monkeypatch):
+    """A recipe with so many steps and the same number asked for give the same bytes, another one others."""
+    data = image_set(24, 16, 16, 2)
+    asked = ATTACKS[name]().craft(make_task(data, steps=5))
+    recipe = ATTACKS[name].recipes["fast"]
+    assert not np.array_equal(asked, ATTACKS[name]().craft(make_task(data)))
+    monkeypatch.setitem(ATTACKS[name].recipes, "fast", replace(recipe, steps=5))
+    assert np.array_equal(asked, ATTACKS[name]().craft(make_task(data)))
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*WITH_STEPS}))
+def test_attacks_without_steps_say_so(name):
+    with pytest.raises(InputError, match="takes no gradient steps on perturbations, but steps is 5"):
+        ATTACKS[name].check_steps(5)
+
+
+def test_no_steps_are_too_few():
+    with pytest.raises(InputError, match="steps: expected 1 or more, got 0"):
+        ATTACKS["tap"].check_steps(0)

@@ -79,13 +79,9 @@ def test_the_best_restart_is_kept(image_set, make_task):
     alone = []
     torch.manual_seed(1)
     for _ in range(4):
-        alone.append(
-            losses(best_start(pgd, x, labels, 0.03, Recipe(Training(0), steps=2, relative_step=0.3)))
-        )
+        alone.append(losses(best_start(pgd, x, labels, Recipe(Training(0), steps=2, relative_step=0.3))))
     torch.manual_seed(1)
-    kept = losses(
-        best_start(pgd, x, labels, 0.03, Recipe(Training(0), steps=2, relative_step=0.3, restarts=4))
-    )
+    kept = losses(best_start(pgd, x, labels, Recipe(Training(0), steps=2, relative_step=0.3, restarts=4)))
     torch.testing.assert_close(kept, torch.stack(alone).min(0).values)
 
 

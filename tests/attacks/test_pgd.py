@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from pst_fast.attacks.frozen import frozen
-from pst_fast.attacks.pgd import MEAN, STD, LinfPGD, crafting_batch, perturbed_inputs
+from pst_fast.attacks.pgd import L2PGD, MEAN, STD, LinfPGD, crafting_batch, perturbed_inputs
 from pst_fast.attacks.transforms import contrastive, shift_and_flip
 from pst_fast.models import create_model
 
@@ -47,6 +47,33 @@ def test_stays_in_the_ball_and_in_the_image(setting):
     assert (x + delta).min() >= 0
     assert (x + delta).max() <= 1
     assert delta[2:].abs().max() > 0.0299
+
+
+@pytest.mark.parametrize("ascend", [False, True])
+def test_in_an_l2_ball(setting, ascend):
+    """Steps of a length: the loss moves as asked, to the ball's surface and within [0,1]."""
+    model, x, labels = setting
+    pgd = L2PGD(model, step_size=0.2, epsilon=0.5, ascend=ascend)
+    delta = torch.zeros_like(x)
+    before = loss_of(model, x, delta, labels)
+    pgd.run_(x, delta, labels, steps=8)
+    norms = delta.flatten(1).norm(dim=1)
+    assert norms.max() <= 0.5 + 1e-5
+    assert norms.max() > 0.49
+    assert (x + delta).min() >= 0 and (x + delta).max() <= 1
+    after = loss_of(model, x, delta, labels)
+    assert after > before + 0.1 if ascend else after < before - 0.1
+
+
+@pytest.mark.parametrize(("kind", "order"), [(LinfPGD, float("inf")), (L2PGD, 2)])
+def test_starts_are_random_and_in_the_ball(setting, kind, order):
+    model, x, _ = setting
+    pgd = kind(model, step_size=0.0, epsilon=0.4)
+    first, second = pgd.start(x), pgd.start(x)
+    assert not torch.equal(first, second)
+    norms = first.flatten(1).norm(p=order, dim=1)
+    assert norms.min() > 0.2 and norms.max() <= 0.4 + 1e-5
+    assert (x + first).min() >= 0 and (x + first).max() <= 1
 
 
 def test_one_step_by_hand():

@@ -220,7 +220,7 @@ class Calibration:
         parts = max(1, -(-size.images * size.data.image_bytes // LARGEST_SET))
         data = self.sample.image_set(tuple(max(1, count // parts) for count in size.data.train))
         clock = _Stopwatch(CRAFTING_SECONDS)
-        kind = ATTACKS[attack]
+        kind = ATTACKS[attack].in_norm(self.plan.norm)
         with tempfile.TemporaryDirectory() as folder:
             task = CraftTask(
                 data=data,
@@ -232,6 +232,7 @@ class Calibration:
                 device=self.plan.device,
                 folder=Path(folder),
                 progress=clock,
+                steps=self.plan.steps,
             )
             try:
                 kind().craft(task)

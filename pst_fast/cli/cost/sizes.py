@@ -201,9 +201,10 @@ class RunSize:
 
         if attack in (FILE, NO_ATTACK):
             return self.images * self.data.image_bytes
-        kind, size = ATTACKS[attack], self.data.image_size
+        kind, size = ATTACKS[attack].in_norm(self.plan.norm), self.data.image_size
         epsilon = kind.resolve_epsilon(self.plan.epsilon, size, size)
-        wide = kind.norm == "pixels" or (kind.norm == "linf" and round(epsilon * 255) > 127)
+        steps = round(epsilon * 255)
+        wide = kind.norm == "pixels" or ((kind.norm == "linf" or kind.uses_model) and steps > 127)
         rows = len(self.data.train) if kind.class_conditional else self.images
         return rows * self.data.image_bytes * (2 if wide else 1)
 
