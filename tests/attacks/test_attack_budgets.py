@@ -150,7 +150,7 @@ def test_norms_that_an_attack_does_not_work_in():
     for name, norm in (("em", "l2"), ("lsp", "linf"), ("ops", "l2"), ("rem", "l2")):
         with pytest.raises(InputError, match=f"works in {ATTACKS[name].norm} alone, not in {norm}"):
             ATTACKS[name].in_norm(norm)
-    with pytest.raises(InputError, match="norm l2: expected an epsilon too, .* budget is in linf"):
+    with pytest.raises(InputError, match=r"norm l2: expected an epsilon too, .* budget is in linf"):
         ATTACKS["tap"].in_norm("l2").resolve_epsilon(None, 32, 32)
 
 
