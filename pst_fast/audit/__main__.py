@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _audit(config: AuditConfig) -> None:
-    from pst_fast.audit.evidence import collect_evidence
+    from pst_fast.audit.evidence import MEASURED, collect_evidence
     from pst_fast.audit.recovery import recover
     from pst_fast.audit.source import read_training_images
     from pst_fast.audit.twin import compare
@@ -100,6 +100,7 @@ def _audit(config: AuditConfig) -> None:
         "score": evidence.score,
         "kind": evidence.kind if evidence.poisoned else None,
         **asdict(evidence),
+        "measured": MEASURED,
     }
     if config.recover_epochs:
         with terminal.stage("recover") as report:
@@ -156,6 +157,12 @@ def _show(found: dict[str, Any]) -> None:
         )
     else:
         print(f"Verdict: no sign of a poison ({found['score']:.2f}).")
+    clean, attacks = found["measured"]["clean"], found["measured"]["attacks"]
+    print(
+        f"Where the answer was known: of {clean['sets']} clean sets {clean['poisoned']} were called poisoned "
+        f"and {clean['noisy']}, drawn with noise, noisy; of {attacks['sets']} attacks {attacks['poisoned']} "
+        f"poisoned and {attacks['noisy']} noisy (docs/audit.md)."
+    )
 
 
 if __name__ == "__main__":

@@ -51,9 +51,11 @@ def test_a_verdict_with_everything(tree: Path, tmp_path: Path, capsys: pytest.Ca
     assert command.main([*arguments, "--recover-epochs", "1", "--out", str(tmp_path / "audit.json")]) == 0
     printed = capsys.readouterr().out
     assert "Verdict: poisoned" in printed
+    assert "of 12 clean sets 0 were called poisoned" in printed
     assert "100% changed" in printed
     found = json.loads((tmp_path / "audit.json").read_text())
     assert found["poisoned"]
+    assert found["measured"]["attacks"] == {"sets": 18, "poisoned": 15, "noisy": 3}
     assert found["change"]["pixels"] == 1
     assert set(found["recovery"]) == {"erm", "pst-plus"}
     assert all(0 <= value <= 1 for value in found["recovery"].values())
