@@ -91,6 +91,7 @@ def build_stage(
 
     if facts is None:
         facts = filled() if together else distributed.on_main(filled)
+    distributed.barrier()  # all are done with the working folder, which goes now
     distributed.on_main(lambda: _finish(output, partial, request, facts, started))
     return output
 
