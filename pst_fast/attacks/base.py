@@ -106,7 +106,7 @@ class Attack(ABC):
         """Raise InputError unless so many gradient steps, or the preset's for None, suit the attack."""
         if steps is None:
             return
-        if not all(hasattr(recipe, "steps") for recipe in cls.recipes.values()) or not cls.recipes:
+        if not cls.recipes or not all(hasattr(recipe, "steps") for recipe in cls.recipes.values()):
             raise InputError(f"{cls.__name__} takes no gradient steps on perturbations, but steps is {steps}")
         if steps < 1:
             raise InputError(f"steps: expected 1 or more, got {steps}")
