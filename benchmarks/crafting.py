@@ -29,8 +29,9 @@ from pst_fast.attacks.base import ATTACKS
 from pst_fast.attacks.em import ErrorMinimizing
 from pst_fast.attacks.frozen import frozen
 from pst_fast.attacks.pgd import MEAN, STD, LinfPGD
-from pst_fast.cli.config import RunConfig, resolve
+from pst_fast.cli.flags import RunConfig
 from pst_fast.cli.pipeline import run as run_pipeline
+from pst_fast.cli.resolve import resolve
 from pst_fast.cli.terminal import Terminal
 from pst_fast.models import create_model
 from pst_fast.precision import computes_in_bf16

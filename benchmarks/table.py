@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pst_fast.cli.config import resolve_device
+from pst_fast.cli.checks import resolve_device
 from pst_fast.errors import InputError
 from pst_fast.files import write_json
 from pst_fast.manifest import environment

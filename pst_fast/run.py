@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import tyro
 from rich.console import Console
 
-from pst_fast.cli.config import RunConfig, resolve
 from pst_fast.cli.exits import exit_code, write_failure
+from pst_fast.cli.flags import RunConfig
+from pst_fast.cli.resolve import resolve
 from pst_fast.distributed import is_main, started
 from pst_fast.errors import InputError
 

@@ -8,7 +8,9 @@ import pytest
 import tyro
 
 from pst_fast.cli.command import command_of
-from pst_fast.cli.config import RunConfig, resolve, settings_of
+from pst_fast.cli.flags import RunConfig
+from pst_fast.cli.plan import settings_of
+from pst_fast.cli.resolve import resolve
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def _audit(config: AuditConfig) -> None:
     from pst_fast.audit.recovery import recover
     from pst_fast.audit.source import read_training_images
     from pst_fast.audit.twin import compare
-    from pst_fast.cli.config import resolve_device
+    from pst_fast.cli.checks import resolve_device
     from pst_fast.cli.terminal import Terminal
     from pst_fast.files import write_json
     from pst_fast.manifest import environment

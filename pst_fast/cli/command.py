@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from pst_fast.cli.config import RunConfig
+from pst_fast.cli.flags import RunConfig
 
 LINE = 90
 

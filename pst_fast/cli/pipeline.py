@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from pst_fast.cli.config import Plan
 from pst_fast.cli.cost.room import check_run
 from pst_fast.cli.executors.base import Executor, Outcome
 from pst_fast.cli.executors.factory import make_executor
 from pst_fast.cli.exits import write_failure
+from pst_fast.cli.plan import Plan
 from pst_fast.cli.results import Row, row_of, write_results
 from pst_fast.cli.stages import attack_folder, found, title_of, train_folder
 from pst_fast.cli.tasks import Cell, Task, graph

@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Recipe:
-    """Defaults of one data set; the fields are the flags of ``pst_fast.cli.config.RunConfig``.
+    """Defaults of one data set; the fields are the flags of ``pst_fast.cli.flags.RunConfig``.
 
     Attributes:
         image_size: That networks are tried with before any work; the images' own size is known later.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pst_fast.cli.config import NO_ATTACK, Plan, settings_of
+from pst_fast.cli.plan import NO_ATTACK, Plan, settings_of
 from pst_fast.cli.stages import attack_folder, clean_folder, output_of
 from pst_fast.cli.tasks import Cell
 from pst_fast.files import write_json

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pst_fast.cli.config import NO_ATTACK, Plan
+from pst_fast.cli.plan import NO_ATTACK, Plan
 from pst_fast.cli.tasks import Task, graph
 from pst_fast.cli.terminal import Report, clock, with_time_left
 from pst_fast.data.perturbations import FILE

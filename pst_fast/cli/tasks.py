@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from pst_fast.cli.config import NO_ATTACK, Plan
+from pst_fast.cli.plan import NO_ATTACK, Plan
 
 
 @dataclass(frozen=True)

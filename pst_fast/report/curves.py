@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from pst_fast.cli.config import NO_ATTACK
+from pst_fast.cli.plan import NO_ATTACK
 from pst_fast.files import replacing
 from pst_fast.report.metrics import Epoch, read_metrics
 from pst_fast.report.style import DEFENSE_COLOURS, STAGE_COLOURS, STYLE, context, level_colours

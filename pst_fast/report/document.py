@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pst_fast.cli.command import command_of
-from pst_fast.cli.config import NO_ATTACK
+from pst_fast.cli.plan import NO_ATTACK
 from pst_fast.errors import InputError
 from pst_fast.report.metrics import Epoch, read_metrics
 from pst_fast.report.pictures import pictures

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from pst_fast.cli.config import NO_ATTACK
+from pst_fast.cli.plan import NO_ATTACK
 from pst_fast.files import replacing
 from pst_fast.report.style import STYLE, context
 

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from pst_fast.cli.config import Plan, RunConfig, resolve
+from pst_fast.cli.flags import RunConfig
+from pst_fast.cli.plan import Plan
+from pst_fast.cli.resolve import resolve
 from pst_fast.cli.terminal import Terminal
 from pst_fast.data.beton import write_beton
 from pst_fast.manifest import build_stage

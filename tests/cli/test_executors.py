@@ -19,12 +19,12 @@ import torch
 from rich.console import Console
 
 from pst_fast import run as command
-from pst_fast.cli.config import resolve
 from pst_fast.cli.executors import names
 from pst_fast.cli.executors.base import Outcome, Throttled, attempt, portable
 from pst_fast.cli.executors.local import Pool, threads_each, visible_gpus
 from pst_fast.cli.executors.names import SlurmJob, parse_slurm
 from pst_fast.cli.pipeline import run
+from pst_fast.cli.resolve import resolve
 from pst_fast.cli.tasks import Task, graph
 from pst_fast.cli.terminal import Terminal
 from pst_fast.errors import InputError
@@ -63,7 +63,7 @@ def test_bad_flags_are_one_sentence_and_exit_code_2(
 @pytest.mark.parametrize("flags", [{"workers": 2}, {"executor": "slurm"}])
 def test_ranks_of_torchrun_take_no_workers(flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("pst_fast.cli.config.check_executor", lambda name, slurm: None)
+    monkeypatch.setattr("pst_fast.cli.resolve.check_executor", lambda name, slurm: None)
     with pytest.raises(InputError, match="torchrun"):
         resolve(command.RunConfig(device="cpu", **flags))
     assert resolve(command.RunConfig(device="cpu")).workers == 1

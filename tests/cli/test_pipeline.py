@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from pst_fast import run as command
-from pst_fast.cli.config import RunConfig, resolve
+from pst_fast.cli.flags import RunConfig
 from pst_fast.cli.pipeline import run
+from pst_fast.cli.resolve import resolve
 from pst_fast.errors import InputError
 from tests.cli.stages import Stages, plan_for, quiet
 

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pst_fast.cli.config import RunConfig, resolve, settings_of
+from pst_fast.cli.flags import RunConfig
+from pst_fast.cli.plan import settings_of
+from pst_fast.cli.resolve import resolve
 from pst_fast.data.beton import write_beton
 from pst_fast.files import write_json
 from pst_fast.manifest import MANIFEST, environment

@@ -17,8 +17,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pst_fast.attacks.base import ATTACKS, CraftTask
-from pst_fast.cli.config import Plan
 from pst_fast.cli.cost.sizes import RunSize, chosen_of
+from pst_fast.cli.plan import Plan
 from pst_fast.data.bank import Bank, measure_bank
 from pst_fast.data.beton import read_beton, write_beton
 from pst_fast.data.datasets import DATASETS

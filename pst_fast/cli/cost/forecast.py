@@ -8,11 +8,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pst_fast.cli.config import NO_ATTACK, Plan
 from pst_fast.cli.cost.calibrate import Calibration, TrainingCost
 from pst_fast.cli.cost.room import check_room, disk_needed, in_words, memory_needed
 from pst_fast.cli.cost.sizes import RunSize, size_of
 from pst_fast.cli.executors.local import threads_each
+from pst_fast.cli.plan import NO_ATTACK, Plan
 from pst_fast.cli.stages import tasks_to_do, title_of
 from pst_fast.cli.tasks import Task, graph
 from pst_fast.cli.terminal import Terminal, clock

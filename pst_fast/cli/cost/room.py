@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from pst_fast.cli.config import Plan
 from pst_fast.cli.cost.sizes import RunSize, data_size
+from pst_fast.cli.plan import Plan
 from pst_fast.cli.stages import tasks_to_do
 from pst_fast.cli.tasks import Task
 from pst_fast.data.loaders import DEVICE_LIMIT_BYTES, DEVICE_LIMIT_FRACTION, free_memory

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pst_fast.cli.config import NO_ATTACK, Plan
+from pst_fast.cli.plan import NO_ATTACK, Plan
 from pst_fast.cli.stages import clean_folder
 from pst_fast.cli.tasks import Task
 from pst_fast.data.beton import beton_bytes

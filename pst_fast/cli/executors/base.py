@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from pst_fast.cli.config import Plan
+from pst_fast.cli.plan import Plan
 from pst_fast.cli.stages import perform
 from pst_fast.cli.tasks import Task
 from pst_fast.cli.terminal import Report

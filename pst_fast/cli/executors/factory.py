@@ -1,7 +1,7 @@
 """From a plan to its executor."""
 
-from pst_fast.cli.config import Plan
 from pst_fast.cli.executors.base import Executor
+from pst_fast.cli.plan import Plan
 
 
 def make_executor(plan: Plan) -> Executor:

@@ -14,8 +14,8 @@ from types import FrameType
 
 import torch
 
-from pst_fast.cli.config import Plan
 from pst_fast.cli.executors.base import Outcome, Throttled, attempt, become_worker, portable
+from pst_fast.cli.plan import Plan
 from pst_fast.cli.tasks import Task
 from pst_fast.cli.terminal import Report
 from pst_fast.data.decode import cores

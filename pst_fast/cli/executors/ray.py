@@ -8,9 +8,9 @@ from typing import Any
 
 import ray
 
-from pst_fast.cli.config import Plan
 from pst_fast.cli.executors.base import Outcome
 from pst_fast.cli.executors.shared import ProgressFiles, work
+from pst_fast.cli.plan import Plan
 from pst_fast.cli.tasks import Task
 from pst_fast.cli.terminal import Report
 from pst_fast.errors import InputError

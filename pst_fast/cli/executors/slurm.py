@@ -8,10 +8,10 @@ from typing import Any
 
 import submitit
 
-from pst_fast.cli.config import Plan
 from pst_fast.cli.executors.base import Outcome
 from pst_fast.cli.executors.names import parse_slurm
 from pst_fast.cli.executors.shared import ProgressFiles, work
+from pst_fast.cli.plan import Plan
 from pst_fast.cli.tasks import Task
 from pst_fast.cli.terminal import Report
 from pst_fast.errors import InputError

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from pst_fast import run as command
-from pst_fast.cli.config import RunConfig, parse_epsilon, resolve, settings_of
+from pst_fast.cli.checks import parse_epsilon
+from pst_fast.cli.flags import RunConfig
+from pst_fast.cli.plan import settings_of
 from pst_fast.cli.recipes import describe_recipes, recipe_of
+from pst_fast.cli.resolve import resolve
 from pst_fast.errors import InputError
 from tests.cli.stages import plan_for
 
