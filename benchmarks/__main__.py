@@ -5,6 +5,7 @@ import importlib
 import sys
 
 from benchmarks import table
+from pst_fast.cli.exits import exit_code
 from pst_fast.errors import InputError
 
 TABLES = {
@@ -21,23 +22,22 @@ OTHERS = {
 """What is measured; ``benchmarks/<name>.py`` is imported only when it is asked for."""
 
 
-def main() -> None:
-    """Parse the command line and run."""
-    rest = sys.argv[1:]
+def main() -> int:
+    """Parse the command line and run; the exit code is that of :func:`pst_fast.cli.exits.exit_code`."""
+    return exit_code(lambda: _run(sys.argv[1:]), "stopped; nothing was written")
+
+
+def _run(rest: list[str]) -> None:
     name = rest.pop(0) if rest and not rest[0].startswith("-") else None
-    try:
-        if name not in (None, *TABLES, *OTHERS):
-            raise InputError(f"expected one of {', '.join([*TABLES, *OTHERS])}, got {name!r}")
-        if name in OTHERS:
-            module = importlib.import_module(f"benchmarks.{name}")
-            parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=module.__doc__)
-            module.add_arguments(parser)
-            module.run(parser.parse_args(rest))
-        else:
-            _tables([name] if name else list(TABLES), rest)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    if name not in (None, *TABLES, *OTHERS):
+        raise InputError(f"expected one of {', '.join([*TABLES, *OTHERS])}, got {name!r}")
+    if name in OTHERS:
+        module = importlib.import_module(f"benchmarks.{name}")
+        parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=module.__doc__)
+        module.add_arguments(parser)
+        module.run(parser.parse_args(rest))
+    else:
+        _tables([name] if name else list(TABLES), rest)
 
 
 def _tables(names: list[str], rest: list[str]) -> None:
@@ -62,4 +62,4 @@ def _tables(names: list[str], rest: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -37,8 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, 2 for input that cannot be used (one sentence on stderr), 130 when interrupted.
     """
-    config = tyro.cli(ExportConfig, prog="python -m pst_fast.export", description=_help(), args=arguments)
-    return exit_code(lambda: _export(config), "stopped; nothing was written")
+
+    def work() -> None:
+        _export(tyro.cli(ExportConfig, prog="python -m pst_fast.export", description=_help(), args=arguments))
+
+    return exit_code(work, "stopped; nothing was written")
 
 
 def _export(config: ExportConfig) -> None:

@@ -50,8 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 whatever the verdict, 2 for input that cannot be used (one sentence on stderr), 130 when
         interrupted.
     """
-    config = tyro.cli(AuditConfig, prog="python -m pst_fast.audit", description=__doc__, args=arguments)
-    return exit_code(lambda: _audit(config), "stopped; nothing was written")
+
+    def work() -> None:
+        _audit(tyro.cli(AuditConfig, prog="python -m pst_fast.audit", description=__doc__, args=arguments))
+
+    return exit_code(work, "stopped; nothing was written")
 
 
 def _audit(config: AuditConfig) -> None:

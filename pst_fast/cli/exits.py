@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from pst_fast.errors import InputError
 BAD_INPUT = 2
 LOST = 3
 STOPPED = 130
+UNREAD = 1
+"""Whoever reads the output is gone, as after ``| head``; ``rich`` ends so, too."""
 
 _SHORT_WRITES = ("inline_container.cc", "PytorchStreamWriter", "requested and")
 """torch.save and numpy report a full disk in words of their own, without the system's error number."""
@@ -20,14 +23,22 @@ _SHORT_WRITES = ("inline_container.cc", "PytorchStreamWriter", "requested and")
 def exit_code(work: Callable[[], None], stopped: str) -> int:
     """Do the work; 0, 2 for input that cannot be used, 130 when interrupted, with a sentence on stderr.
 
-    Of several processes the first to end says so for all; 3 where another one of them has ended.
+    Of several processes the first to end says so for all; 3 where another one of them has ended. 1, in
+    silence, where nobody reads the output any more.
 
     Args:
         work: The command.
         stopped: What to say after an interrupt.
     """
     try:
-        work()
+        try:
+            work()
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        return UNREAD
     except KeyboardInterrupt:
         return _ended(stopped, STOPPED)
     except InputError as error:
@@ -35,6 +46,16 @@ def exit_code(work: Callable[[], None], stopped: str) -> int:
     except distributed.ProcessLost:
         return _ended(f"{stopped} (another process of the run was killed or failed)", LOST)
     return 0
+
+
+def _is_unread() -> bool:
+    """Whether it is the output's reader that is gone; what is left of the output is dropped then."""
+    output = select.poll()
+    output.register(sys.stdout, 0)  # errors are told of without being asked for
+    if not output.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _ended(words: str, code: int) -> int:
