@@ -2,58 +2,38 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 
-from pst_fast.data.types import ImageSet
+from pst_fast.data.task import ImageTask
 from pst_fast.errors import InputError
 from pst_fast.registry import Registry
 
 Norm = Literal["linf", "l2", "pixels"]
 
 
-@dataclass(frozen=True)
-class CraftTask:
-    """One perturbation to make.
+@dataclass(frozen=True, kw_only=True)
+class CraftTask(ImageTask):
+    """One perturbation of the clean training images to make.
 
     Attributes:
-        data: The clean training images.
         epsilon: Budget in the attack's norm on [0,1] images, or None for the paper's.
         preset: ``paper``: the paper's settings; ``fast``: fewer steps.
         model: Name of the surrogate network (see ``pst_fast.models``), where the attack needs one.
         width: Width of that network.
-        seed: Everything random follows from it.
-        device: Where to compute.
-        folder: Working folder. What an attack leaves there it finds again after a kill.
-        progress: Called with (fraction done in [0,1], a few words).
         steps: Gradient steps on a perturbation, or None for the preset's.
         facts: What the attack wants to be found in the bank's manifest (JSON values): rounds, errors reached.
     """
 
-    data: ImageSet
     epsilon: float | None
     preset: Literal["paper", "fast"]
     model: str
     width: int
-    seed: int
-    device: torch.device
-    folder: Path
-    progress: Callable[[float, str], None] = field(default=lambda fraction, words: None)
     steps: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
-
-    def batch(self, rows: np.ndarray | slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """x, fp32 [B,3,H,W] channels_last in [0,1], and labels, int64 [B], of some images, on the device."""
-        images, labels = (
-            torch.from_numpy(np.ascontiguousarray(array[rows])).to(self.device)
-            for array in (self.data.images, self.data.labels)
-        )
-        return images.permute(0, 3, 1, 2).float().div_(255), labels
 
 
 class Attack(ABC):

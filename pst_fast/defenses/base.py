@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 
+from pst_fast.data.task import ImageTask
 from pst_fast.ops import View
 from pst_fast.registry import Registry
 from pst_fast.train.augmentation import PLAIN, Augmentation
@@ -34,6 +36,17 @@ class Event:
     words: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Purification(ImageTask):
+    """A training set to purify.
+
+    Attributes:
+        width: Channels of the first stage of the network that is to learn from it.
+    """
+
+    width: int
+
+
 class Defense:
     """Plain training; every defense is a subclass in a file of its own, with ``@DEFENSES.register(name)``.
 
@@ -52,6 +65,19 @@ class Defense:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+
+    def purify(self, task: Purification) -> Iterable[np.ndarray]:
+        """Change the training images once, before all else; the main process of a run alone is asked to.
+
+        Returns:
+            All images in their order, chunks of uint8 [n,H,W,3]. They are gone through once.
+        """
+        raise NotImplementedError
+
+    @property
+    def purifies(self) -> bool:
+        """Whether it does."""
+        return type(self).purify is not Defense.purify
 
     def augmentation(self) -> Augmentation:
         """How training images are augmented from now on."""

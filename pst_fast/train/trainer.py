@@ -16,13 +16,16 @@ from pst_fast.data.loaders import Kind, make_loader
 from pst_fast.data.types import Batch, Loader
 from pst_fast.defenses.base import DEFENSES
 from pst_fast.files import replacing
-from pst_fast.manifest import build_stage, read_manifest
+from pst_fast.manifest import WORKING, build_stage, read_manifest
 from pst_fast.train.loop import Fit, Progress
+from pst_fast.train.purifying import purify
 from pst_fast.train.resizing import sizes_by_epoch
 from pst_fast.train.settings import TrainSettings
 
 PROBES = 700
 EVALUATION_BATCH = 512
+PURIFYING = 0.5
+"""Of the progress of a training whose images are purified first."""
 
 
 def train(
@@ -64,17 +67,25 @@ def train(
     def build(folder: Path) -> Mapping[str, Any]:
         _reset_peak_memory(device)
         defense = defense_type()
-        kept, left_out = split(train_data / "train.beton", defense.held_out, settings.seed)
+        source, before = train_data, 0.0
+        if defense.purifies:
+            before = PURIFYING
+            source = purify(
+                folder / WORKING / "purified", defense, train_data, settings=settings, device=device,
+                progress=lambda fraction, words: report(before * fraction, words),
+            )  # fmt: skip
+        kept, left_out = split(source / "train.beton", defense.held_out, settings.seed)
         crops = None
         if settings.random_resized_crop and not defense.whole_images:
             crops = Crops(settings.seed, sizes_by_epoch(settings, image_size))
         batches, held_out, test_batches = _loaders(
-            train_data, test_data, kept, left_out, settings, device, loader, crops
+            source, test_data, kept, left_out, settings, device, loader, crops
         )
-        probe = probes(train_data / "train.beton", settings.seed)
+        probe = probes(source / "train.beton", settings.seed)
         fit = Fit(
             defense=defense, loader=batches, test_loader=test_batches, held_out=held_out, probe=probe,
-            num_classes=classes, settings=settings, device=device, folder=folder, progress=report,
+            num_classes=classes, settings=settings, device=device, folder=folder,
+            progress=lambda fraction, words: report(before + (1 - before) * fraction, words),
         )  # fmt: skip
         fit.run()
         chosen = defense.finish(fit.rows)
@@ -84,10 +95,11 @@ def train(
             for checkpoint in folder.glob("*.ckpt"):
                 checkpoint.unlink()
         accuracies = [row["test_accuracy"] for row in fit.rows]
+        purifying = {"purify": read_manifest(source)["seconds"]} if defense.purifies else {}
         return {
             "last_accuracy": accuracies[chosen - 1],
             "best_accuracy": max(accuracies),
-            "seconds": fit.seconds,
+            "seconds": {**purifying, **fit.seconds},
             "images_per_second": fit.images_per_second,
             "peak_memory_bytes": _peak_memory(device),
             "bf16": fit.bf16,

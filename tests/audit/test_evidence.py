@@ -29,7 +29,10 @@ def content(count: int = 400, size: int = 16, seed: int = 0) -> ImageSet:
 
 def poisoned(name: str, tmp_path) -> ImageSet:
     data = content()
-    task = CraftTask(data, None, "fast", "resnet10", 8, 0, torch.device("cpu"), tmp_path)
+    task = CraftTask(
+        data=data, epsilon=None, preset="fast", model="resnet10", width=8, seed=0,
+        device=torch.device("cpu"), folder=tmp_path,
+    )  # fmt: skip
     steps = ATTACKS[name]().craft(task)
     steps = steps[data.labels] if ATTACKS[name].class_conditional else steps
     images = np.clip(data.images.astype(int) + steps, 0, 255).astype(np.uint8)

@@ -45,7 +45,8 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("defense", DEFENSES.names())
-def test_a_killed_run_goes_on_to_the_same_bits(defense, tmp_path, clean, trapped):
+def test_a_killed_run_goes_on_to_the_same_bits(defense, tmp_path, clean, trapped, monkeypatch):
+    monkeypatch.setattr(DEFENSES["d-vae"], "epochs", 2)
     options = settings(defense, learning_rate=0.05)
     unbroken = run(tmp_path / "unbroken", trapped, clean, options)
     for fraction in (0.15, 0.5, 0.9):

@@ -1,8 +1,8 @@
 """Short runs of the real thing on this machine, from which the time of the long ones is estimated.
 
 A training is run in miniature: the same network, defense and batches, a few steps of each of a few epochs, on
-a sample of the data set's own images. A craft is begun at its full size, and the time that it has left is
-taken from what it reports of its progress. All is done in a temporary folder.
+a sample of the data set's own images. Crafts and purifications are begun at full size, and the time that they
+have left is taken from what they report of their progress. All is done in a temporary folder.
 """
 
 import tempfile
@@ -23,10 +23,10 @@ from pst_fast.data.bank import Bank, measure_bank
 from pst_fast.data.beton import read_beton, write_beton
 from pst_fast.data.datasets import DATASETS
 from pst_fast.data.types import Batch, ImageSet
-from pst_fast.defenses.base import DEFENSES
+from pst_fast.defenses.base import DEFENSES, Defense, Purification
 from pst_fast.errors import InputError
 from pst_fast.files import sha256
-from pst_fast.train.loop import Fit
+from pst_fast.train.loop import Fit, Progress
 from pst_fast.train.trainer import EVALUATION_BATCH, held_out_count
 
 SAMPLE = 512
@@ -37,8 +37,9 @@ LEAST_WITH_CHECKS = 4
 """Steps of such an epoch, if the defense checks something after some steps."""
 TRAINING_SECONDS = 8.0
 CRAFTING_SECONDS = 8.0
+"""Of a craft or a purification."""
 LARGEST_SET = 1 << 31
-"""Bytes of the largest set that a craft is begun on; of a larger one a part is taken, and the time scaled."""
+"""Bytes of the largest set that these are begun on; of a larger one a part is taken, and the time scaled."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,8 @@ class Calibration:
         look = max(0.0, fit.seconds["evaluate"] / EPOCHS - acm) / _looks(fit)
         held_out = sum(held_out_count(count, fit.defense.held_out) for count in size.data.train)
         each = real * step + acm + (sum(size.data.test) + held_out) * look + saving
+        if fit.defense.purifies:
+            start += self._purifying(fit.defense)
         return TrainingCost(start + epochs * each + check * fit.defense.checks(epochs * real), flops)
 
     def _first_steps(self, defense: str) -> tuple[float, int]:
@@ -215,27 +218,49 @@ class Calibration:
         )
 
     def crafting(self, attack: str) -> float:
-        """Seconds of a craft, by what it says of its progress after some seconds."""
+        """Seconds of a craft."""
+        plan, kind = self.plan, ATTACKS[attack].in_norm(self.plan.norm)
+
+        def craft(data: ImageSet, folder: Path, progress: Progress) -> None:
+            task = CraftTask(
+                data=data,
+                epsilon=kind.resolve_epsilon(plan.epsilon, *data.images.shape[1:3]),
+                preset=plan.preset,
+                model=plan.surrogate,
+                width=plan.surrogate_width,
+                seed=0,
+                device=plan.device,
+                folder=folder,
+                progress=progress,
+                steps=plan.steps,
+            )
+            kind().craft(task)
+
+        return self._paced(craft)
+
+    def _purifying(self, defense: Defense) -> float:
+        """Seconds of a purification."""
+        plan = self.plan
+
+        def purify(data: ImageSet, folder: Path, progress: Progress) -> None:
+            task = Purification(
+                data=data, seed=0, device=plan.device, folder=folder, progress=progress,
+                width=plan.train.width,
+            )  # fmt: skip
+            for _ in defense.purify(task):
+                pass
+
+        return self._paced(purify)
+
+    def _paced(self, work: Callable[[ImageSet, Path, Progress], None]) -> float:
+        """Seconds of work on all images, by what it says of its progress after some seconds."""
         size = self.size
         parts = max(1, -(-size.images * size.data.image_bytes // LARGEST_SET))
         data = self.sample.image_set(tuple(max(1, count // parts) for count in size.data.train))
         clock = _Stopwatch(CRAFTING_SECONDS)
-        kind = ATTACKS[attack].in_norm(self.plan.norm)
         with tempfile.TemporaryDirectory() as folder:
-            task = CraftTask(
-                data=data,
-                epsilon=kind.resolve_epsilon(self.plan.epsilon, *data.images.shape[1:3]),
-                preset=self.plan.preset,
-                model=self.plan.surrogate,
-                width=self.plan.surrogate_width,
-                seed=0,
-                device=self.plan.device,
-                folder=Path(folder),
-                progress=clock,
-                steps=self.plan.steps,
-            )
             try:
-                kind().craft(task)
+                work(data, Path(folder), clock)
                 seconds = clock.now()
             except _Enough:
                 seconds = clock.whole()

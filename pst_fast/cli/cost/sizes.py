@@ -193,7 +193,10 @@ class RunSize:
         """Bytes that a task has on disk for a while, beside what it leaves."""
         if task.kind == "poison":
             return 0 if task.attack == FILE else self.bank_bytes(task.attack)
-        return self._checkpoint(task.defense) if task.kind == "train" else 0
+        if task.kind != "train":
+            return 0
+        copies = 2 if DEFENSES[task.defense]().purifies else 0
+        return self._checkpoint(task.defense) + copies * beton_bytes(self.images, self.data.image_size)
 
     def bank_bytes(self, attack: str) -> int:
         """Of the perturbations of an attack: a row for each image or class, in one or two bytes a value."""
