@@ -122,5 +122,5 @@ def load_state(path: Path) -> dict[str, Any] | None:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(
-            f"{path}: expected the state of an unfinished craft, but it is damaged: remove the file"
+            f"{path}: expected the state of unfinished work, but it is damaged: remove the file"
         ) from error
