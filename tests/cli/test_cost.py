@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pst_fast.cli.pipeline import run
 from pst_fast.cli.stages import output_of, tasks_to_do
 from pst_fast.cli.tasks import Task, graph
 from pst_fast.data.beton import beton_bytes, write_beton
+from pst_fast.defenses.base import DEFENSES, Defense, Purification
 from pst_fast.errors import InputError
 from pst_fast.manifest import read_manifest
 from tests.cli.stages import Stages, plan_for, quiet
@@ -261,6 +263,38 @@ def test_steps_of_other_defenses_are_counted_as_they_are(
     # ten steps of PGD more: forward, and backward without the weights' gradients
     assert 5 < adversarial.flops_per_step / plain.flops_per_step < 9
     assert plain.seconds > 0 and adversarial.seconds > 0
+
+
+class _Sleeping(Defense):
+    """Two seconds of a purification, of which it reports every fortieth."""
+
+    summary = "sleeps"
+    reports = 0
+
+    def purify(self, task: Purification) -> list[np.ndarray]:
+        for number in range(40):
+            _Sleeping.reports += 1
+            task.progress(number / 40, "")
+            time.sleep(0.05)
+        return []
+
+
+def test_a_purification_is_begun_and_taken_from_its_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pst_fast.cli.cost.calibrate.CRAFTING_SECONDS", 0.2)
+    monkeypatch.setattr("pst_fast.cli.cost.calibrate.TRAINING_SECONDS", 0.1)
+    plan = plan_for(tmp_path, width=8, batch_size=10, epochs=1, amp="off")
+    calibration = Calibration(RunSize(plan, DataSize((4,) * 10, (2,) * 10, 32)))
+    with DEFENSES.extended({"sleeping": _Sleeping}):
+        assert calibration.training("sleeping").seconds > 1.9
+    assert 2 <= _Sleeping.reports < 40, "it is not slept through"
+
+
+def test_what_is_purified_is_on_disk_twice_for_a_while(tmp_path: Path) -> None:
+    size = size_for(tmp_path)
+    plain, purified = (size.working_bytes(Task("train", "lsp", name, 0)) for name in ("erm", "d-vae"))
+    assert purified - plain == 2 * beton_bytes(size.images, size.data.image_size)
 
 
 @pytest.mark.slow
