@@ -68,6 +68,19 @@ def test_equals_its_twin(
         torch.testing.assert_close(found, reference.gather_bank(expected, epsilon=epsilon, index=picked))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_more_pixels_than_are_held_at_once_and_nan_of_any_bits(device: torch.device, layout: str) -> None:
+    delta = 0.1 * torch.randn(2, 3, 40, 33, generator=torch.Generator().manual_seed(0))
+    bits = delta.view(torch.int32)
+    bits[0, :, 7] = torch.arange(33, dtype=torch.int32) + 0x7FC00001
+    bits[1, :, 30] = torch.arange(33, dtype=torch.int32) + 0x7F800001
+    expected = (delta.double() * 127 / 0.1).nan_to_num(0.0).clamp(-127, 127).round().permute(0, 2, 3, 1)
+    bank = torch.zeros(2, 40, 33, 3, dtype=torch.int8, device=device)
+    found = ops.quantize_bank_(bank, lay_out(delta.to(device), layout), epsilon=0.1).cpu()
+    assert (found[0, 7] == 0).all() and (found[1, 30] == 0).all()
+    assert (found - expected).abs().max() <= 1 and (found != expected).float().mean() < 0.001
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(300, 3, 32, 32), (5, 3, 7, 5), (0, 3, 4, 4), (9, 1, 31, 33)])
