@@ -57,7 +57,8 @@ PST_INLINE I mirror(I at, I count) {
 }
 
 PST_INLINE uint8_t round_byte(float value) {
-  return static_cast<uint8_t>(rintf(clamp(value, 0.0f, 255.0f)));
+  const int32_t level = static_cast<int32_t>(rintf(value));
+  return static_cast<uint8_t>(level < 0 ? 0 : (level > 255 ? 255 : level));
 }
 
 // To levels + 1 values and back.

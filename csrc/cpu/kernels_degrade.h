@@ -189,12 +189,17 @@ static void view_jpeg(const DegradeJob& job, const View& view, const uint8_t* fr
 // The image with `radius` mirrored pixels on each side.
 static void pad_mirrored(const DegradeJob& job, const uint8_t* from, int64_t radius, uint8_t* to) {
   const int64_t width = job.width, stride = 3 * (width + 2 * radius);
+  int64_t before[kMaxRadius], after[kMaxRadius];  // where the columns beyond the edges are, found once
+  for (int64_t x = 0; x < radius; ++x) {
+    before[x] = 3 * mirror(x - radius, width);
+    after[x] = 3 * mirror(width + x, width);
+  }
   for (int64_t y = -radius; y < job.height + radius; ++y, to += stride) {
     const uint8_t* row = from + 3 * width * mirror(y, job.height);
     memcpy(to + 3 * radius, row, static_cast<size_t>(3 * width));
     for (int64_t x = 0; x < radius; ++x) {
-      memcpy(to + 3 * x, row + 3 * mirror(x - radius, width), 3);
-      memcpy(to + 3 * (radius + width + x), row + 3 * mirror(width + x, width), 3);
+      memcpy(to + 3 * x, row + before[x], 3);
+      memcpy(to + 3 * (radius + width + x), row + after[x], 3);
     }
   }
 }
@@ -215,70 +220,104 @@ static void view_median(const DegradeJob& job, const uint8_t* from, uint8_t* to,
   }
 }
 
+// The window's weighted sums of some vectors: `step` floats lie between what two neighbouring taps weigh.
+template <int kVectors>
+PST_INLINE void weigh(const View& view, const float* from, int64_t step, float* to) {
+  Lanes sums[kVectors] = {};
+  for (int64_t k = -view.radius; k <= view.radius; ++k, from += step) {
+    const float tap = view.taps[k < 0 ? -k : k];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) sums[v] += tap * load_lanes(from + v * kLanes);
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) store_lanes(sums[v], to + v * kLanes);
+}
+
+static void weigh_row(const View& view, const float* from, int64_t step, int64_t count, float* to) {
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= count; i += 4 * kLanes) weigh<4>(view, from + i, step, to + i);
+  for (; i + kLanes <= count; i += kLanes) weigh<1>(view, from + i, step, to + i);
+  for (; i < count; ++i) {
+    float sum = 0;
+    for (int64_t k = -view.radius; k <= view.radius; ++k) {
+      sum += view.taps[k < 0 ? -k : k] * from[i + (k + view.radius) * step];
+    }
+    to[i] = sum;
+  }
+}
+
 static void view_blur(const DegradeJob& job, const View& view, const uint8_t* from, uint8_t* to,
                       char* scratch) {
   const int64_t count = 3 * job.width, radius = view.radius, stride = count + 6 * radius;
   const int64_t rows = job.height + 2 * radius;
-  float *sums = reinterpret_cast<float*>(scratch), *sum = sums + rows * count;
-  uint8_t* padded = reinterpret_cast<uint8_t*>(sum + count);
+  float *sums = reinterpret_cast<float*>(scratch), *line = sums + rows * count;
+  uint8_t* padded = reinterpret_cast<uint8_t*>(line + stride);
   pad_mirrored(job, from, radius, padded);
   for (int64_t y = 0; y < rows; ++y) {
-    float* __restrict line = sums + y * count;
-    for (int64_t i = 0; i < count; ++i) line[i] = 0;
-    for (int64_t k = -radius; k <= radius; ++k) {
-      const uint8_t* __restrict row = padded + y * stride + 3 * (k + radius);
-      const float tap = view.taps[k < 0 ? -k : k];
-      for (int64_t i = 0; i < count; ++i) line[i] += tap * static_cast<float>(row[i]);
-    }
+    for (int64_t i = 0; i < stride; ++i) line[i] = static_cast<float>(padded[y * stride + i]);
+    weigh_row(view, line, 3, count, sums + y * count);
   }
   for (int64_t y = 0; y < job.height; ++y) {
-    float* __restrict total = sum;
-    for (int64_t i = 0; i < count; ++i) total[i] = 0;
-    for (int64_t k = -radius; k <= radius; ++k) {
-      const float* __restrict line = sums + (y + radius + k) * count;
-      const float tap = view.taps[k < 0 ? -k : k];
-      for (int64_t i = 0; i < count; ++i) total[i] += tap * line[i];
+    weigh_row(view, sums + y * count, count, count, line);
+    for (int64_t i = 0; i < count; ++i) to[y * count + i] = round_byte(line[i]);
+  }
+}
+
+// Means of the cells, `rows` x `columns` of three channels; sums has room for three channels of a row of
+// pixels.
+static void mean_cells(const DegradeJob& job, const uint8_t* from, int64_t rows, int64_t columns,
+                       int32_t* __restrict bounds, int32_t* __restrict sums, float* __restrict cells) {
+  const int64_t height = job.height, width = job.width;
+  for (int64_t j = 0; j < columns; ++j) {
+    bounds[2 * j] = static_cast<int32_t>(3 * cell_start(j, columns, width));
+    bounds[2 * j + 1] = static_cast<int32_t>(3 * cell_end(j, columns, width));
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t top = cell_start(i, rows, height), bottom = cell_end(i, rows, height);
+    for (int64_t x = 0; x < 3 * width; ++x) sums[x] = 0;
+    for (int64_t y = top; y < bottom; ++y) {
+      const uint8_t* __restrict row = from + 3 * y * width;
+      for (int64_t x = 0; x < 3 * width; ++x) sums[x] += row[x];
     }
-    for (int64_t i = 0; i < count; ++i) to[y * count + i] = round_byte(total[i]);
+    for (int64_t j = 0; j < columns; ++j, cells += 3) {
+      const int32_t left = bounds[2 * j], right = bounds[2 * j + 1];
+      const float inverse = 1.0f / static_cast<float>((bottom - top) * ((right - left) / 3));
+      int32_t sum[3] = {};
+      for (int32_t x = left; x < right; x += 3) {
+        for (int64_t c = 0; c < 3; ++c) sum[c] += sums[x + c];
+      }
+      for (int64_t c = 0; c < 3; ++c) cells[c] = static_cast<float>(sum[c]) * inverse;
+    }
   }
 }
 
 static void view_down_up(const DegradeJob& job, const View& view, const uint8_t* from, uint8_t* to,
                          char* scratch) {
-  const int64_t height = job.height, width = job.width;
+  const int64_t height = job.height, width = job.width, count = 3 * width;
   const int64_t rows = down_cells(height, view.a), columns = down_cells(width, view.a);
+  // A pixel's neighbours are copied in four floats, of which the last is the next pixel's: hence one more.
   float* cells = reinterpret_cast<float*>(scratch);
-  for (int64_t i = 0; i < rows; ++i) {
-    const int64_t top = cell_start(i, rows, height), bottom = cell_end(i, rows, height);
-    for (int64_t j = 0; j < columns; ++j) {
-      const int64_t left = cell_start(j, columns, width), right = cell_end(j, columns, width);
-      int32_t sum[3] = {};
-      for (int64_t y = top; y < bottom; ++y) {
-        for (int64_t x = left; x < right; ++x) {
-          for (int64_t c = 0; c < 3; ++c) sum[c] += from[3 * (y * width + x) + c];
-        }
-      }
-      const float inverse = 1.0f / static_cast<float>((bottom - top) * (right - left));
-      for (int64_t c = 0; c < 3; ++c) cells[3 * (i * columns + j) + c] = static_cast<float>(sum[c]) * inverse;
-    }
-  }
-  float *line = cells + 3 * rows * columns, *share = line + 3 * columns;
-  int32_t* place = reinterpret_cast<int32_t*>(share + width);
+  float *line = cells + 3 * rows * columns, *left = line + 3 * columns + 1, *right = left + count + 1;
+  float* share = right + count + 1;
+  int32_t *place = reinterpret_cast<int32_t*>(share + count), *bounds = place + 2 * width;
+  mean_cells(job, from, rows, columns, bounds, bounds + 2 * columns, cells);
   for (int64_t x = 0; x < width; ++x) {
     const Between column = between_cells(x, width, columns);
     place[2 * x] = static_cast<int32_t>(3 * column.first);
     place[2 * x + 1] = static_cast<int32_t>(3 * column.second);
-    share[x] = column.share;
+    for (int64_t c = 0; c < 3; ++c) share[3 * x + c] = column.share;
   }
+  line[3 * columns] = 0;
   for (int64_t y = 0; y < height; ++y) {
     const Between row = between_cells(y, height, rows);
     const float *top = cells + 3 * row.first * columns, *bottom = cells + 3 * row.second * columns;
     for (int64_t j = 0; j < 3 * columns; ++j) line[j] = between(top[j], bottom[j], row.share);
-    uint8_t* out = to + 3 * y * width;
     for (int64_t x = 0; x < width; ++x) {
-      const float *left = line + place[2 * x], *right = line + place[2 * x + 1];
-      for (int64_t c = 0; c < 3; ++c) out[3 * x + c] = round_byte(between(left[c], right[c], share[x]));
+      memcpy(left + 3 * x, line + place[2 * x], 4 * sizeof(float));
+      memcpy(right + 3 * x, line + place[2 * x + 1], 4 * sizeof(float));
     }
+    uint8_t* __restrict out = to + y * count;
+    for (int64_t i = 0; i < count; ++i) out[i] = round_byte(between(left[i], right[i], share[i]));
   }
 }
 
