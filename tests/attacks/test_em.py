@@ -86,7 +86,7 @@ def test_a_finished_state_is_not_trained_again(image_set, make_task, tmp_path):
 def test_damaged_state(content, image_set, make_task):
     task = make_task(image_set())
     (task.folder / STATE).write_bytes(content)
-    with pytest.raises(InputError, match=r"state\.pt: expected the state of an unfinished work"):
+    with pytest.raises(InputError, match=r"state\.pt: expected the state of unfinished work"):
         ATTACKS["em"]().craft(task)
 
 
