@@ -131,6 +131,7 @@ def craft(
             _log.warning("%s crafts in one process, while the others wait.", attack)
         started = time.perf_counter()
         perturbation = kind().craft(task)
+        distributed.barrier()  # all have opened its file, which the main one moves
         if not distributed.is_main():
             return {}
         seconds = time.perf_counter() - started
