@@ -73,6 +73,11 @@ def test_perturbations_do_not_depend_on_the_number_of_processes(
     assert two["banks"][attack] == one["banks"][attack]
 
 
+def test_a_process_may_open_the_perturbations_late(one: dict[str, Any], two: dict[str, Any]) -> None:
+    """The main one moves their file into the bank, and has to wait until all have opened it."""
+    assert two["late"] == one["late"] == one["banks"]["em"]
+
+
 def test_there_were_events_to_compare(one: dict[str, Any]) -> None:
     for defense in ("pst", "pst-plus"):
         assert any(row["events"] for row in one[defense]["rows"])
