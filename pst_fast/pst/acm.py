@@ -15,14 +15,15 @@ from pst_fast import distributed as processes
 from pst_fast import ops
 from pst_fast.precision import autocast
 from pst_fast.pst.lda import spatial_ldas
-from pst_fast.pst.stages import Stage, StageNames, find_stages
+from pst_fast.pst.stages import Stage, StageNames, find_stages, unwrapped
 
 
 class ActivationClusterMeasurement:
     """ACM of every stage of a network on a fixed set of probe images.
 
     Args:
-        model: Any network; it is measured in eval mode and given back in the mode it was in.
+        model: Any network; it is measured in eval mode, as it is inside ``torch.compile`` and wrappers that
+            share out batches, and given back in the mode it was in.
         images: Probe images [N,3,H,W] as the model takes them. Take them from the training set: neither
             clean images nor test images are needed.
         labels: int64 [N], their (training) labels.
@@ -62,8 +63,8 @@ class ActivationClusterMeasurement:
     ) -> None:
         if len(images) != len(labels):
             raise ValueError(f"images and labels differ in length: {len(images)} and {len(labels)}")
-        self.stages: list[Stage] = find_stages(model, stages)
-        self.model = model
+        self.model = unwrapped(model)
+        self.stages: list[Stage] = find_stages(self.model, stages)
         self.images = images
         self.classes, self.labels = labels.unique(return_inverse=True)
         if len(self.classes) < 2:

@@ -15,7 +15,7 @@ from pst_fast.pst.acm import ActivationClusterMeasurement
 from pst_fast.pst.cadence import Cadence
 from pst_fast.pst.slowing import SlowedStages
 from pst_fast.pst.snapshots import Snapshots
-from pst_fast.pst.stages import StageNames
+from pst_fast.pst.stages import StageNames, unwrapped
 from pst_fast.pst.trigger import OverThreshold, Trigger
 
 HISTORY = 24
@@ -53,7 +53,7 @@ class ProgressiveStagedTraining:
     :class:`~pst_fast.pst.slowing.SlowedStages`). Step counters and schedules go on.
 
     Args:
-        model: Any network.
+        model: Any network, compiled and wrapped or not.
         optimizer: Any ``torch.optim`` optimizer over its parameters.
         images: Probe images [N,3,H,W] from the training set, as the model takes them (700 are enough).
         labels: int64 [N].
@@ -67,8 +67,8 @@ class ProgressiveStagedTraining:
         rollback: Snapshots to go back; 0: none, the stages are slowed and that is all.
         history: Snapshots that are kept.
         stages: Stage name -> submodule name(s), shallow first; found by depth if None.
-        acm: A measurement to use in place of ``ActivationClusterMeasurement(model, images, labels)``. Under
-            DistributedDataParallel give it the module inside and one with ``distributed=True``, so that all
+        acm: A measurement of the same network to use in place of ``ActivationClusterMeasurement(model,
+            images, labels)``. Under DistributedDataParallel give one with ``distributed=True``, so that all
             processes decide alike.
         kept: A module that goes back in the model's place: one that holds the model and, say, an average of
             its weights.
@@ -108,7 +108,9 @@ class ProgressiveStagedTraining:
         self.trigger = trigger or OverThreshold(self.acm, threshold)
         self.events: list[StageEvent] = []
         self.last_acm: dict[str, float] = {}
-        self._slowed = SlowedStages(model, optimizer, self.acm.stages, gamma=gamma, max_level=max_level)
+        self._slowed = SlowedStages(
+            unwrapped(model), optimizer, self.acm.stages, gamma=gamma, max_level=max_level
+        )
         self._snapshots = Snapshots(kept or model, optimizer, history)
 
     @property

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 _MAX_STAGES = 5
 _TRUNK = 4
@@ -36,12 +37,24 @@ class Stage:
 StageNames = Mapping[str, str | Sequence[str]]
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside ``torch.compile``, DataParallel and DistributedDataParallel, with its own names."""
+    while True:
+        if isinstance(model, nn.DataParallel | DistributedDataParallel):
+            model = model.module
+        elif isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
+            model = compiled
+        else:
+            return model
+
+
 def find_stages(model: nn.Module, names: StageNames | None = None) -> list[Stage]:
     """The stages of a network by depth, shallow first, without its classifier.
 
     A stem of single layers is one stage and so is every block of layers after it; where there are more
     than five, neighbours are merged. Works on networks whose submodules are defined in the order in
-    which they run: ResNets, VGG, DenseNet, MobileNet, ViT, plain ``nn.Sequential``.
+    which they run: ResNets, VGG, DenseNet, MobileNet, ViT, plain ``nn.Sequential``, and on modules that
+    add nothing with parameters to one of these, such as a normalisation of the inputs.
 
     Args:
         model: Any network.
@@ -58,23 +71,32 @@ def find_stages(model: nn.Module, names: StageNames | None = None) -> list[Stage
                 if module not in known:
                     raise ValueError(f"stages: {type(model).__name__} has no submodule {module!r}")
         return stages
-    blocks = _blocks(_units(model))
+    path, network = _innermost(model)
+    blocks = _blocks(_units(network))
     if not blocks:
         raise ValueError(
             f"{type(model).__name__} has no obvious order of depth: "
             "pass stages={'stem': ['conv1', 'bn1'], 'body': 'layers'}, shallow first, with its own names"
         )
     if len(blocks) <= _MAX_STAGES:
-        return [
-            Stage("stem" if _is_stem(group, blocks) else group[0][0], tuple(name for name, _ in group))
-            for group in blocks
-        ]
-    return [
-        Stage(f"stage{depth}", tuple(name for name, _ in group)) for depth, group in enumerate(_merge(blocks))
-    ]
+        named = [("stem" if _is_stem(group, blocks) else group[0][0], group) for group in blocks]
+    else:
+        named = [(f"stage{depth}", group) for depth, group in enumerate(_merge(blocks))]
+    return [Stage(name, tuple(path + unit for unit, _ in group)) for name, group in named]
 
 
 _Unit = tuple[str, nn.Module]
+
+
+def _innermost(model: nn.Module) -> tuple[str, nn.Module]:
+    """The network in whatever has no other parameters, and what its modules' names begin with."""
+    path = ""
+    while not list(model.parameters(recurse=False)):
+        inner = [(name, child) for name, child in model.named_children() if _has_parameters(child)]
+        if len(inner) != 1 or not list(inner[0][1].children()):
+            break
+        path, model = f"{path}{inner[0][0]}.", inner[0][1]
+    return path, model
 
 
 def _units(model: nn.Module) -> list[_Unit]:

@@ -4,8 +4,11 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from pst_fast.models import create_model
 from pst_fast.pst import ProgressiveStagedTraining
 
 
@@ -174,6 +177,44 @@ def test_a_resumed_run_ends_with_the_same_weights_as_an_unbroken_one(tmp_path):
     assert other_pst.levels == pst.levels and other_pst.events == pst.events
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+@pytest.fixture
+def process_group():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        lambda model: torch.compile(model, backend="eager"),
+        lambda model: torch.compile(DistributedDataParallel(model), backend="eager"),
+    ],
+    ids=["DataParallel", "compiled", "DistributedDataParallel, compiled"],
+)
+def test_a_wrapped_network_is_watched_and_slowed_as_it_is_alone(wrap):
+    def levels_and_weights(wrap):
+        torch.manual_seed(0)
+        model = create_model("resnet10", num_classes=2, width=8)
+        images, labels = torch.randn(20, 3, 32, 32), torch.arange(20) % 2
+        wrapped = wrap(model)
+        optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.01)
+        pst = ProgressiveStagedTraining(wrapped, optimizer, images, labels, threshold=(0.0, 0.0), interval=2)
+        for _ in range(5):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(wrapped(images), labels).backward()
+            optimizer.step()
+            pst.step()
+        return pst.levels, [p.detach() for p in model.parameters()]
+
+    levels, weights = levels_and_weights(wrap)
+    expected_levels, expected = levels_and_weights(lambda model: model)
+    assert levels == expected_levels == {"stem": 2, "layer1": 2, "layer2": 0, "layer3": 0, "layer4": 0}
+    torch.testing.assert_close(weights, expected)
 
 
 def test_settings_out_of_range_are_named():

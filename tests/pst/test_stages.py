@@ -75,6 +75,41 @@ def test_plain_sequential():
     assert [stage.modules for stage in find_stages(model)] == [("0", "1", "2"), ("3", "4")]
 
 
+class Standardise(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - 0.5) / 0.25
+
+
+class Classifier(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "path"),
+    [
+        (lambda network: nn.Sequential(Standardise(), network), "1."),
+        (lambda network: Classifier(Classifier(network)), "network.network."),
+    ],
+)
+def test_a_network_inside_a_module_without_other_parameters_has_the_stages_that_it_has_alone(wrap, path):
+    network = create_model("resnet10", num_classes=3, width=8)
+    alone, wrapped = find_stages(network), find_stages(wrap(network))
+    assert [stage.name for stage in wrapped] == [stage.name for stage in alone]
+    assert [stage.modules for stage in wrapped] == [
+        tuple(path + module for module in stage.modules) for stage in alone
+    ]
+
+
+def test_a_plain_sequence_inside_another_module_loses_its_classifier_too():
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
+    assert [stage.modules for stage in find_stages(Classifier(layers))] == [("network.0", "network.1")]
+
+
 def test_names_can_be_given_and_are_checked():
     model = create_model("resnet10", num_classes=3, width=8)
     stages = find_stages(model, {"early": ["stem", "layer1"], "late": "layer4"})
