@@ -16,6 +16,7 @@ from pst_fast import ops
 from pst_fast.precision import autocast
 from pst_fast.pst.lda import spatial_ldas
 from pst_fast.pst.stages import Stage, StageNames, find_stages, unwrapped
+from pst_fast.pst.tracing import evaluating
 
 
 class ActivationClusterMeasurement:
@@ -43,8 +44,7 @@ class ActivationClusterMeasurement:
     in shallow stages.
 
     Raises:
-        ValueError: Fewer than two classes, sizes that do not match, or a stage whose output has no
-            channels ([N,C], [N,C,H,W] and tokens [N,T,C] do).
+        ValueError: Fewer than two classes, sizes that do not match, or what :func:`find_stages` raises.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class ActivationClusterMeasurement:
         if len(images) != len(labels):
             raise ValueError(f"images and labels differ in length: {len(images)} and {len(labels)}")
         self.model = unwrapped(model)
-        self.stages: list[Stage] = find_stages(self.model, stages)
         self.images = images
         self.classes, self.labels = labels.unique(return_inverse=True)
         if len(self.classes) < 2:
             raise ValueError("labels: ACM needs probe images of at least two classes")
+        self.stages: list[Stage] = find_stages(self.model, stages, images[:2])
         self.grid = grid
         self.batch_size = batch_size
         self.bf16 = bf16
@@ -102,7 +102,7 @@ class ActivationClusterMeasurement:
 
     def _features(self, images: torch.Tensor, names: list[str]) -> list[torch.Tensor]:
         pooled: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-        with _evaluating(self.model), self._collecting(pooled), autocast(images.device, self.bf16):
+        with evaluating(self.model), self._collecting(pooled), autocast(images.device, self.bf16):
             for start in range(0, len(images), self.batch_size):
                 with suppress(_Enough):
                     self.model(images[start : start + self.batch_size])
@@ -122,7 +122,7 @@ class ActivationClusterMeasurement:
     def _collecting(self, pooled: dict[str, list[torch.Tensor]]) -> Iterator[None]:
         def hook(name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
             def collect(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-                pooled[name].append(_pool(output, self.grid, name))
+                pooled[name].append(_pool(output, self.grid))
                 if all(len(parts) == len(pooled[name]) for parts in pooled.values()):
                     raise _Enough
 
@@ -144,23 +144,9 @@ class _Enough(Exception):
     """All stages that are measured have been reached."""
 
 
-def _pool(output: torch.Tensor, grid: int, name: str) -> torch.Tensor:
-    if not isinstance(output, torch.Tensor) or output.dim() not in (2, 3, 4):
-        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ValueError(f"stage {name!r}: expected an output [N,C], [N,T,C] or [N,C,H,W], got {shape}")
+def _pool(output: torch.Tensor, grid: int) -> torch.Tensor:
     if output.dim() == 2:
         return ops.grid_pool(output, 1)
     if output.dim() == 3:
         output = output.transpose(1, 2).unsqueeze(2)  # tokens as a map of height 1: positions stay in order
     return ops.grid_pool(output.contiguous() if output.shape[2] == 1 else output, grid)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -4,8 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from pst_fast.pst.tracing import Trace, is_weighted
 
 _MAX_STAGES = 5
 _TRUNK = 4
@@ -19,15 +22,17 @@ class Stage:
 
     Attributes:
         name: For logs and plots.
-        modules: Qualified names of the submodules, shallow first; the last one's output is measured.
+        modules: Qualified names of the submodules, shallow first.
+        measured: The one whose output stands for the stage; the last one, unless another is given.
     """
 
     name: str
     modules: tuple[str, ...]
+    measured: str = ""
 
     def output(self, model: nn.Module) -> nn.Module:
         """The submodule whose output stands for the stage."""
-        return model.get_submodule(self.modules[-1])
+        return model.get_submodule(self.measured or self.modules[-1])
 
     def parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """All parameters of the stage."""
@@ -48,31 +53,33 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def find_stages(model: nn.Module, names: StageNames | None = None) -> list[Stage]:
+def find_stages(
+    model: nn.Module, names: StageNames | None = None, images: torch.Tensor | None = None
+) -> list[Stage]:
     """The stages of a network by depth, shallow first, without its classifier.
 
     A stem of single layers is one stage and so is every block of layers after it; where there are more
-    than five, neighbours are merged. Works on networks whose submodules are defined in the order in
-    which they run: ResNets, VGG, DenseNet, MobileNet, ViT, plain ``nn.Sequential``, and on modules that
-    add nothing with parameters to one of these, such as a normalisation of the inputs.
+    than five, neighbours are merged. Modules that add nothing with parameters to a network, such as a
+    normalisation of its inputs, change nothing.
 
     Args:
         model: Any network.
         names: Stage name -> submodule name(s), shallow first, for networks with another shape.
+        images: Some that the model takes. They are run through it once, to see what runs, in which order, and
+            what answers. Without them it is taken to be a network whose submodules are defined in the order
+            in which they run, each once, and whose classifier is its last linear layer.
 
     Raises:
-        ValueError: No stage can be found, or a name is not a submodule.
+        ValueError: No stage can be found, or a name is not a submodule, or nothing in a stage can be
+            measured: no submodule runs once and gives [N,C], [N,T,C] or [N,C,H,W].
     """
+    trace = None if images is None else Trace(model, images)
     if names is not None:
-        stages = [Stage(name, (m,) if isinstance(m, str) else tuple(m)) for name, m in names.items()]
-        known = dict(model.named_modules())
-        for stage in stages:
-            for module in stage.modules:
-                if module not in known:
-                    raise ValueError(f"stages: {type(model).__name__} has no submodule {module!r}")
-        return stages
+        return _named(model, names, trace)
     path, network = _innermost(model)
-    blocks = _blocks(_units(network))
+    blocks = _blocks(_units(network, trace))
+    if trace:
+        blocks = _measurable(blocks, trace)
     if not blocks:
         raise ValueError(
             f"{type(model).__name__} has no obvious order of depth: "
@@ -82,10 +89,32 @@ def find_stages(model: nn.Module, names: StageNames | None = None) -> list[Stage
         named = [("stem" if _is_stem(group, blocks) else group[0][0], group) for group in blocks]
     else:
         named = [(f"stage{depth}", group) for depth, group in enumerate(_merge(blocks))]
-    return [Stage(name, tuple(path + unit for unit, _ in group)) for name, group in named]
+    return [_stage(name, [(path + unit, module) for unit, module in group], trace) for name, group in named]
 
 
 _Unit = tuple[str, nn.Module]
+
+
+def _named(model: nn.Module, names: StageNames, trace: Trace | None) -> list[Stage]:
+    known = dict(model.named_modules())
+    stages = []
+    for name, given in names.items():
+        modules = (given,) if isinstance(given, str) else tuple(given)
+        for module in modules:
+            if module not in known:
+                raise ValueError(f"stages: {type(model).__name__} has no submodule {module!r}")
+        stages.append(_stage(name, [(module, known[module]) for module in modules], trace))
+        if trace and not stages[-1].measured:
+            raise ValueError(
+                f"stages: {name!r}: expected a submodule that runs once and gives [N,C], [N,T,C] or "
+                f"[N,C,H,W], got {', '.join(modules)}"
+            )
+    return stages
+
+
+def _stage(name: str, group: Sequence[_Unit], trace: Trace | None) -> Stage:
+    measured = [unit for unit, module in group if trace and trace.is_measurable(module)]
+    return Stage(name, tuple(unit for unit, _ in group), measured[-1] if measured else "")
 
 
 def _innermost(model: nn.Module) -> tuple[str, nn.Module]:
@@ -99,24 +128,35 @@ def _innermost(model: nn.Module) -> tuple[str, nn.Module]:
     return path, model
 
 
-def _units(model: nn.Module) -> list[_Unit]:
+def _units(model: nn.Module, trace: Trace | None) -> list[_Unit]:
     """Submodules in order of depth, containers opened until there are two blocks; no classifier."""
-    units = _without_head(list(model.named_children()))
-    while (at := _to_open([module for _, module in units])) is not None:
+    units = _without_head(_in_order(list(model.named_children()), trace), trace)
+    while (at := _to_open([module for _, module in units], trace)) is not None:
         name, module = units[at]
         units[at : at + 1] = [(f"{name}.{child}", m) for child, m in module.named_children()]
+        units = _in_order(units, trace)
     while units and any(word in type(units[-1][1]).__name__.lower() for word in _LEFT_OUT_AT_THE_END):
         units.pop()
     return units
 
 
-def _to_open(modules: list[nn.Module]) -> int | None:
+def _in_order(units: list[_Unit], trace: Trace | None) -> list[_Unit]:
+    """Those that run, as they do."""
+    if trace is None:
+        return units
+    starts = [(start, unit) for unit in units if (start := trace.start(unit[1])) is not None]
+    return [unit for _, unit in sorted(starts, key=lambda pair: pair[0])]
+
+
+def _to_open(modules: list[nn.Module], trace: Trace | None) -> int | None:
     """Position of the container whose parts are to be looked at in its place; None: these are the units."""
     blocks = [at for at, module in enumerate(modules) if _is_block(module)]
     if len(blocks) < 2:
         return blocks[0] if blocks else None
     trunks = [at for at in blocks if _is_trunk(modules[at])]
-    return trunks[0] if trunks and len(blocks) < _TRUNK else None
+    if trunks and len(blocks) < _TRUNK:
+        return trunks[0]
+    return next((at for at in blocks if trace and not trace.runs(modules[at])), None)
 
 
 def _is_trunk(module: nn.Module) -> bool:
@@ -125,13 +165,13 @@ def _is_trunk(module: nn.Module) -> bool:
     )
 
 
-def _without_head(units: list[_Unit]) -> list[_Unit]:
-    """Cut the last unit with parameters, and what follows it, if it ends in a linear layer."""
+def _without_head(units: list[_Unit], trace: Trace | None) -> list[_Unit]:
+    """Cut the last unit with parameters, and what follows it, if it holds the classifier."""
     for position in reversed(range(len(units))):
         leaves = [m for m in units[position][1].modules() if not list(m.children()) and _has_parameters(m)]
         if leaves:
-            is_head = isinstance(leaves[-1], nn.Linear) and position > 0
-            return units[:position] if is_head else units[: position + 1]
+            answers = trace.classifier in leaves if trace else isinstance(leaves[-1], nn.Linear)
+            return units[:position] if answers and position > 0 else units[: position + 1]
     return []
 
 
@@ -139,7 +179,7 @@ def _blocks(units: Iterable[_Unit]) -> list[list[_Unit]]:
     """Group units: each layer with the normalisation and activation after it; the stem's layers together."""
     blocks: list[list[_Unit]] = []
     for name, module in units:
-        if not blocks or _is_block(module) or _is_weighted(module):
+        if not blocks or _is_block(module) or is_weighted(module):
             if _has_parameters(module):
                 blocks.append([(name, module)])
         else:
@@ -148,6 +188,20 @@ def _blocks(units: Iterable[_Unit]) -> list[list[_Unit]]:
     if stem > 1:
         blocks[:stem] = [[unit for block in blocks[:stem] for unit in block]]
     return blocks
+
+
+def _measurable(blocks: list[list[_Unit]], trace: Trace) -> list[list[_Unit]]:
+    """Blocks with an output that can be measured; others go with the next one, or the last one."""
+    joined: list[list[_Unit]] = []
+    pending: list[_Unit] = []
+    for block in blocks:
+        pending = pending + block
+        if any(trace.is_measurable(module) for _, module in pending):
+            joined.append(pending)
+            pending = []
+    if joined:
+        joined[-1] = joined[-1] + pending
+    return joined
 
 
 def _merge(blocks: list[list[_Unit]]) -> list[list[_Unit]]:
@@ -161,10 +215,6 @@ def _is_stem(group: list[_Unit], blocks: list[list[_Unit]]) -> bool:
 
 def _is_block(module: nn.Module) -> bool:
     return any(_has_parameters(child) for child in module.children())
-
-
-def _is_weighted(module: nn.Module) -> bool:
-    return any(p.dim() >= 2 for p in module.parameters(recurse=False))
 
 
 def _has_parameters(module: nn.Module) -> bool:

@@ -92,10 +92,10 @@ def test_shallow_stages_are_measured_without_running_the_deep_ones():
 def test_bf16_is_asked_of_the_network_alone():
     model = network()
     x, y = torch.randn(40, 3, 8, 8), torch.arange(40) % 2
+    measures = [ActivationClusterMeasurement(model, x, y, bf16=bf16) for bf16 in (False, True)]
     kinds: list[torch.dtype] = []
     model[0].register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))
-    exact = ActivationClusterMeasurement(model, x, y)()
-    rounded = ActivationClusterMeasurement(model, x, y, bf16=True)()
+    exact, rounded = [measure() for measure in measures]
     assert kinds == [torch.float32, torch.bfloat16]
     assert list(rounded.values()) == pytest.approx(list(exact.values()), rel=0.05)
 

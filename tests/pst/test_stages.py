@@ -110,6 +110,68 @@ def test_a_plain_sequence_inside_another_module_loses_its_classifier_too():
     assert [stage.modules for stage in find_stages(Classifier(layers))] == [("network.0", "network.1")]
 
 
+class OutOfOrder(nn.Module):
+    """Its classifier comes first, its pooling runs twice, one head never, and its blocks are a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(8, 3)
+        self.pool = nn.MaxPool2d(2)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()) for _ in range(2))
+        self.auxiliary = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Linear(4, 3))
+        self.second = nn.Conv2d(4, 8, 3, padding=1)
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(self.second(self.pool(self.first(x))))
+        for block in self.blocks:
+            x = block(x)
+        return self.classifier(x.mean((2, 3)))
+
+
+def test_images_show_what_runs_and_in_which_order():
+    stages = find_stages(OutOfOrder(), images=torch.randn(2, 3, 8, 8))
+    assert [(stage.modules, stage.measured) for stage in stages] == [
+        (("first", "pool", "second"), "second"),
+        (("blocks.0",), "blocks.0"),
+        (("blocks.1",), "blocks.1"),
+    ]
+
+
+def test_what_cannot_be_measured_is_refused_by_name():
+    images = torch.randn(2, 3, 8, 8)
+    named = find_stages(OutOfOrder(), {"early": ["first", "pool"], "late": ["second"]}, images)
+    assert [stage.measured for stage in named] == ["first", "second"]
+    for module in ("pool", "blocks", "auxiliary"):
+        with pytest.raises(ValueError, match=f"'late': expected a submodule that runs once .* got {module}"):
+            find_stages(OutOfOrder(), {"early": "first", "late": module}, images)
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "size"), [("squeezenet1_1", "features.12", 64), ("googlenet", "inception5b", 64)]
+)
+def test_a_convolution_that_answers_and_heads_that_only_train_are_no_stages(name, last, size):
+    options = {} if name.startswith("squeeze") else {"init_weights": False}
+    model = torchvision.models.get_model(name, weights=None, **options)
+    images, labels = torch.randn(6, 3, size, size), torch.arange(6) % 2
+    acm = ActivationClusterMeasurement(model, images, labels)
+    assert acm.stages[-1].measured == last
+    assert len(acm()) == 5 and model.training
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v2", "vit_b_32"])
+def test_on_networks_in_order_images_change_nothing(name):
+    model = torchvision.models.get_model(name, weights=None)
+    state = torch.get_rng_state()
+    shown = find_stages(model, images=torch.zeros(1, 3, 224, 224))
+    assert [(stage.name, stage.modules) for stage in shown] == [
+        (stage.name, stage.modules) for stage in find_stages(model)
+    ]
+    assert all(stage.measured == stage.modules[-1] for stage in shown)
+    assert model.training and torch.equal(torch.get_rng_state(), state)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
 def test_names_can_be_given_and_are_checked():
     model = create_model("resnet10", num_classes=3, width=8)
     stages = find_stages(model, {"early": ["stem", "layer1"], "late": "layer4"})
