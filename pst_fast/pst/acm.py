@@ -120,16 +120,17 @@ class ActivationClusterMeasurement:
 
     @contextmanager
     def _collecting(self, pooled: dict[str, list[torch.Tensor]]) -> Iterator[None]:
-        def hook(name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
+        def hook(stage: Stage) -> Callable[[nn.Module, object, torch.Tensor], None]:
             def collect(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-                pooled[name].append(_pool(output, self.grid))
-                if all(len(parts) == len(pooled[name]) for parts in pooled.values()):
+                maps = output.movedim(-1, 1) if stage.channels_last else output
+                pooled[stage.name].append(_pool(maps, self.grid))
+                if all(len(parts) == len(pooled[stage.name]) for parts in pooled.values()):
                     raise _Enough
 
             return collect
 
         handles = [
-            stage.output(self.model).register_forward_hook(hook(stage.name))
+            stage.output(self.model).register_forward_hook(hook(stage))
             for stage in self.stages
             if stage.name in pooled
         ]

@@ -24,11 +24,13 @@ class Stage:
         name: For logs and plots.
         modules: Qualified names of the submodules, shallow first.
         measured: The one whose output stands for the stage; the last one, unless another is given.
+        channels_last: Whether that output is [N,H,W,C], and not [N,C,H,W].
     """
 
     name: str
     modules: tuple[str, ...]
     measured: str = ""
+    channels_last: bool = False
 
     def output(self, model: nn.Module) -> nn.Module:
         """The submodule whose output stands for the stage."""
@@ -113,8 +115,11 @@ def _named(model: nn.Module, names: StageNames, trace: Trace | None) -> list[Sta
 
 
 def _stage(name: str, group: Sequence[_Unit], trace: Trace | None) -> Stage:
-    measured = [unit for unit, module in group if trace and trace.is_measurable(module)]
-    return Stage(name, tuple(unit for unit, _ in group), measured[-1] if measured else "")
+    modules = tuple(unit for unit, _ in group)
+    for unit, module in reversed(group):
+        if trace and trace.is_measurable(module):
+            return Stage(name, modules, unit, trace.is_channels_last(module))
+    return Stage(name, modules)
 
 
 def _innermost(model: nn.Module) -> tuple[str, nn.Module]:

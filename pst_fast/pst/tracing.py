@@ -55,6 +55,12 @@ class Trace:
         """Whether it ran once, and its output has channels: [N,C], [N,T,C] or [N,C,H,W]."""
         return [len(shape) in (2, 3, 4) for shape in self._shapes.get(module, [])] == [True]
 
+    def is_channels_last(self, module: nn.Module) -> bool:
+        """Whether its output is [N,H,W,C], as a Swin transformer's: its parameters tell how many C are."""
+        _, *shape = self._shapes[module][0]
+        channels = {p.shape[0] for p in module.parameters() if p.dim()}
+        return len(shape) == 3 and shape[2] in channels and shape[0] not in channels
+
     def _start(self, module: nn.Module, inputs: object) -> None:
         self._starts.setdefault(module, len(self._starts))
 

@@ -5,8 +5,9 @@ import torch
 import torchvision.models
 from torch import nn
 
+from pst_fast import ops
 from pst_fast.models import create_model
-from pst_fast.pst import ActivationClusterMeasurement, find_stages
+from pst_fast.pst import ActivationClusterMeasurement, find_stages, spatial_lda
 
 
 def names(model: nn.Module) -> list[str]:
@@ -170,6 +171,30 @@ def test_on_networks_in_order_images_change_nothing(name):
     assert all(stage.measured == stage.modules[-1] for stage in shown)
     assert model.training and torch.equal(torch.get_rng_state(), state)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_maps_with_their_channels_at_the_end_are_told_and_measured_as_others_are():
+    class ChannelsLast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Conv2d(3, 6, 1)
+            self.block = nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6))
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.block(self.embed(x).movedim(1, -1))
+            return self.head(x.mean((1, 2)))
+
+    torch.manual_seed(0)
+    model = ChannelsLast()
+    images, labels = torch.randn(20, 3, 8, 8), torch.arange(20) % 2
+    acm = ActivationClusterMeasurement(model, images, labels)
+    assert [stage.channels_last for stage in acm.stages] == [False, True]
+    maps = model.block(model.embed(images).movedim(1, -1)).movedim(-1, 1)
+    assert list(acm().values())[1] == pytest.approx(spatial_lda(ops.grid_pool(maps, 4), labels, 2), rel=1e-4)
+    swin = torchvision.models.get_model("swin_t", weights=None)
+    shown = find_stages(swin, images=torch.zeros(1, 3, 64, 64))
+    assert [stage.channels_last for stage in shown] == [True, True, True, True, False]
 
 
 def test_names_can_be_given_and_are_checked():
