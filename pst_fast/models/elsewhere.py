@@ -2,9 +2,13 @@
 
 They are made for 224 pixels. Up to 48 pixels they are changed as the field does it for CIFAR: the first
 convolution has stride 1, over 3x3 where it was larger, and the pooling right after it is gone; transformers
-take patches of an eighth of the side.
+take patches of an eighth of the side. A network that then takes no such images, or whose first layers go
+together, stays as it was made, which is said.
 """
 
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +21,8 @@ SMALL = 48
 PATCHES = 8
 """Along the side of a small image."""
 
+_log = logging.getLogger(__name__)
+
 
 def from_torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
     """``torchvision.models``' classifier of that name, with fresh weights; raises InputError."""
@@ -24,17 +30,11 @@ def from_torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
 
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise InputError(f"torchvision has no classifier called {name!r}")
-    sizes: dict[str, Any] = {"image_size": image_size} if name.startswith("vit_") else {}
-    with_one_output: dict[str, Any] = (
-        {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    )
-    try:
-        model = torchvision.models.get_model(
-            name, weights=None, num_classes=num_classes, **sizes, **with_one_output
-        )
-    except ValueError as error:
-        raise InputError(f"torchvision:{name} takes no images of {image_size} pixels: {error}") from error
-    return fit_small(model, f"torchvision:{name}", image_size)
+    options: dict[str, Any] = {"image_size": image_size} if name.startswith("vit_") else {}
+    if name in ("googlenet", "inception_v3"):
+        options |= {"aux_logits": False, "init_weights": True}
+    build = partial(torchvision.models.get_model, name, weights=None, num_classes=num_classes, **options)
+    return _first_that_fits(f"torchvision:{name}", image_size, [build])
 
 
 def from_timm(name: str, num_classes: int, image_size: int) -> nn.Module:
@@ -49,34 +49,41 @@ def from_timm(name: str, num_classes: int, image_size: int) -> nn.Module:
     sized: dict[str, Any] = {"img_size": image_size}
     patches = {"patch_size": max(1, image_size // PATCHES)} if image_size <= SMALL else {}
     attempts: tuple[dict[str, Any], ...] = ({**sized, **patches}, sized, {})
-    for sizes in attempts:
-        try:
-            model = timm.create_model(name, pretrained=False, num_classes=num_classes, **sizes)
-            break
-        except TypeError:
-            continue
-        except (AssertionError, ValueError) as error:
-            raise InputError(f"timm:{name} takes no images of {image_size} pixels: {error}") from error
-    return fit_small(model, f"timm:{name}", image_size)
+    build = partial(timm.create_model, name, pretrained=False, num_classes=num_classes)
+    return _first_that_fits(f"timm:{name}", image_size, [partial(build, **sizes) for sizes in attempts])
 
 
-def fit_small(model: nn.Module, name: str, image_size: int) -> nn.Module:
-    """Give a network the stem for images of up to 48 pixels, and see that it takes such images.
+def _first_that_fits(name: str, image_size: int, builders: Sequence[Callable[[], nn.Module]]) -> nn.Module:
+    """The first network that takes such images; small ones rather by a stem that is made for them.
 
     Raises:
-        InputError: It does not.
+        InputError: None does.
     """
-    if image_size <= SMALL:
-        _widen_stem(model)
+    problem: Exception | None = None
+    for build in builders:
+        for widens in (True, False) if image_size <= SMALL else (False,):
+            try:
+                model = build()
+                if widens:
+                    _widen_stem(model)
+                _try(model, image_size)
+            except Exception as error:  # a network raises what it likes
+                problem = error
+                continue
+            if not widens and image_size <= SMALL:
+                _log.warning("%s keeps its stem, which is made for larger images: no other fits it.", name)
+            return model
+    sentence = next(iter(str(problem).splitlines()), type(problem).__name__)
+    raise InputError(f"{name} takes no images of {image_size}x{image_size} pixels: {sentence}") from problem
+
+
+def _try(model: nn.Module, image_size: int) -> None:
+    """Run an image of that size through it, which leaves no trace."""
     training = model.training
     device = next(model.parameters()).device
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        sentence = str(error).splitlines()[0]
-        raise InputError(f"{name} takes no images of {image_size}x{image_size} pixels: {sentence}") from error
-    return model.train(training)
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
+    model.train(training)
 
 
 def _widen_stem(model: nn.Module) -> None:

@@ -63,9 +63,18 @@ def test_the_mode_and_the_running_statistics_are_those_of_a_fresh_network():
     assert model.training and int(model.bn1.num_batches_tracked) == 0
 
 
-def test_sizes_that_a_network_cannot_take_are_refused_by_name():
-    with pytest.raises(InputError, match=r"^torchvision:inception_v3 takes no images of 32x32 pixels: "):
-        create_model("torchvision:inception_v3", num_classes=3, image_size=32)
+def test_a_network_whose_first_layers_go_together_keeps_them_and_that_is_said(caplog):
+    model = create_model("timm:repvgg_a0", num_classes=3, image_size=32).eval()
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    assert [record.getMessage() for record in caplog.records] == [
+        "timm:repvgg_a0 keeps its stem, which is made for larger images: no other fits it."
+    ]
+
+
+@pytest.mark.parametrize("name", ["torchvision:inception_v3", "timm:bat_resnext26ts"])
+def test_sizes_that_a_network_cannot_take_are_refused_by_name(name):
+    with pytest.raises(InputError, match=rf"^{name} takes no images of 32x32 pixels: ."):
+        create_model(name, num_classes=3, image_size=32)
 
 
 @pytest.mark.parametrize("name", ["resnet11", "torchvision:nothing", "torchvision:", "vit"])
