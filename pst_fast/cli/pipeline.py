@@ -163,6 +163,8 @@ def _only_run_in(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"--out {out}: expected a folder, found a file in its place") from None
+    except FileNotFoundError:  # /proc and its kind
+        raise InputError(f"--out {out}: expected a place where folders can be made") from None
     with (out / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

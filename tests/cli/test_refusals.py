@@ -115,6 +115,11 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path, stages: Stages
         run(plan_for(tmp_path / "out"), quiet())
 
 
+def test_a_place_where_no_folder_can_be_made_is_refused(stages: Stages) -> None:
+    with pytest.raises(InputError, match=r"^--out /proc/out: expected a place where folders can be made$"):
+        run(plan_for(Path("/proc/out")), quiet())
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path: Path, stages: Stages) -> None:
     plan = plan_for(tmp_path)
     real = stages.craft
