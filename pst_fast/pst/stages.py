@@ -140,6 +140,8 @@ def _units(model: nn.Module, trace: Trace | None) -> list[_Unit]:
         name, module = units[at]
         units[at : at + 1] = [(f"{name}.{child}", m) for child, m in module.named_children()]
         units = _in_order(units, trace)
+        if trace and any(trace.answers(unit) for _, unit in units):  # the classifier was in there
+            units = _without_head(units, trace)
     while units and any(word in type(units[-1][1]).__name__.lower() for word in _LEFT_OUT_AT_THE_END):
         units.pop()
     return units
@@ -171,12 +173,13 @@ def _is_trunk(module: nn.Module) -> bool:
 
 
 def _without_head(units: list[_Unit], trace: Trace | None) -> list[_Unit]:
-    """Cut the last unit with parameters, and what follows it, if it holds the classifier."""
+    """Cut the last unit with parameters, and what follows it, if it holds the classifier and is not all."""
     for position in reversed(range(len(units))):
         leaves = [m for m in units[position][1].modules() if not list(m.children()) and _has_parameters(m)]
         if leaves:
-            answers = trace.classifier in leaves if trace else isinstance(leaves[-1], nn.Linear)
-            return units[:position] if answers and position > 0 else units[: position + 1]
+            answers = trace.answers(units[position][1]) if trace else isinstance(leaves[-1], nn.Linear)
+            has_body = any(_is_block(module) or is_weighted(module) for _, module in units[:position])
+            return units[:position] if answers and has_body else units[: position + 1]
     return []
 
 

@@ -51,6 +51,10 @@ class Trace:
         """When it, or the first module inside it, began to run, among all; None: nothing in it ran."""
         return min((self._starts[inner] for inner in module.modules() if inner in self._starts), default=None)
 
+    def answers(self, module: nn.Module) -> bool:
+        """Whether the classifier is inside."""
+        return any(inner is self.classifier for inner in module.modules())
+
     def is_measurable(self, module: nn.Module) -> bool:
         """Whether it ran once, and its output has channels: [N,C], [N,T,C] or [N,C,H,W]."""
         return [len(shape) in (2, 3, 4) for shape in self._shapes.get(module, [])] == [True]

@@ -111,6 +111,16 @@ def test_a_plain_sequence_inside_another_module_loses_its_classifier_too():
     assert [stage.modules for stage in find_stages(Classifier(layers))] == [("network.0", "network.1")]
 
 
+def test_a_normalisation_that_learns_does_not_make_the_network_behind_it_a_classifier():
+    network = create_model("resnet10", num_classes=3, width=8)
+    model = nn.Sequential(nn.BatchNorm2d(3), network)
+    stages = find_stages(model, images=torch.randn(2, 3, 32, 32))
+    assert len(stages) == 5 and stages[-1].measured == "1.layer4"
+    watched = {id(p) for stage in stages for p in stage.parameters(model)}
+    answers = {id(p) for p in list(network.parameters())[-2:]}
+    assert watched == {id(p) for p in model.parameters()} - answers
+
+
 class OutOfOrder(nn.Module):
     """Its classifier comes first, its pooling runs twice, one head never, and its blocks are a list."""
 
