@@ -124,6 +124,16 @@ def rotating(call: Callable[..., object], sets: Sequence[Arguments]) -> Callable
     return turn
 
 
+def replayed(call: Callable[[], object], count: int) -> Callable[[], object]:
+    """``count`` calls as one CUDA graph: how long they take does not depend on what their launches cost."""
+    call()  # what is loaded or allocated once
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(count):
+            call()
+    return graph.replay
+
+
 def rotation(nbytes: int, device: torch.device, most: int = 64) -> int:
     """How many sets of arguments of ``nbytes`` it takes for none to be in the cache when its turn comes."""
     return min(most, math.ceil(2 * cache_bytes(device) / max(nbytes, 1)) + 1)

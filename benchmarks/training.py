@@ -1,13 +1,14 @@
 """Whole training steps: loader, augmentation, forward, backward, optimizer, and what ACM adds to them.
 
 Ours is ``pst_fast.train``: a loader on the device, the fused augmentation, a channels_last network, fused
-SGD, bf16 where the device computes in it. The baseline is what a training script of published code does: PIL
-and torchvision's transforms in a ``DataLoader`` with one worker a core, fp32, contiguous, eager ("compiled":
-its network through torch.compile). Same network, images, batches and augmentations; a repetition is an epoch
-of ten batches, so that neither side has its batches prepared while the other one is timed. "input" is what
-each side needs for the batches alone, as a share of its epoch (the baseline's workers do it meanwhile, where
-there are cores to spare). "a check" is what one of `pst` costs, in steps; "ACM" what all of them do, as a
-share of the steps of a training that is as long as 30 epochs of CIFAR-10 in batches of 128.
+SGD, bf16 where the device computes in it; on CUDA with ``--compile`` ("default": without it). The baseline is
+what a training script of published code does: PIL and torchvision's transforms in a ``DataLoader`` with one
+worker a core, fp32, contiguous, eager ("compiled": its network through torch.compile). Same network, images,
+batches and augmentations; a repetition is an epoch of ten batches, so that neither side has its batches
+prepared while the other one is timed. "input" is what each side needs for the batches alone, as a share of
+its epoch (the baseline's workers do it meanwhile, where there are cores to spare). "a check" is what one of
+`pst` costs, in steps; "ACM" what all of them do, as a share of the steps of a training that is as long as 30
+epochs of CIFAR-10 in batches of 128.
 """
 
 import argparse
@@ -58,6 +59,7 @@ COLUMNS = (
     Column("ours ms/step", 12, "native_ms", "{:.1f}"),
     Column("spread", 6, "native_spread", "{:.0%}"),
     Column("img/s", 7, "images_per_second", "{:.0f}"),
+    Column("default", 7, "default_ratio", TIMES),
     Column("naive", 7, "naive_ratio", TIMES),
     Column("compiled", 8, "compiled_ratio", TIMES),
     Column("GFLOP/s", 8, "gigaflops_per_second", "{:.0f}"),
@@ -116,14 +118,16 @@ class Setting:
 class Ours:
     """Epochs of our trainer."""
 
-    def __init__(self, setting: Setting, device: torch.device, folder: Path) -> None:
+    def __init__(self, setting: Setting, device: torch.device, folder: Path, compiled: bool = False) -> None:
         path = folder / "train.beton"
         labels = setting.labels()
         write_beton(path, setting.images(), labels, np.arange(len(labels)))
         self.loader: Loader = make_loader(
             path, batch_size=setting.batch, seed=0, shuffle=True, drop_last=True, device=device
         )
-        settings = TrainSettings(setting.defense, setting.model, setting.width, 1, setting.batch)
+        settings = TrainSettings(
+            setting.defense, setting.model, setting.width, 1, setting.batch, compile=compiled
+        )
         self.fit = Fit(
             defense=DEFENSES[setting.defense](),
             loader=self.loader,
@@ -228,10 +232,13 @@ def measure(
         # First, so that the workers are forked from a process that has computed nothing yet.
         naive = Naive(setting, device)
         naive.inputs()
-        ours = Ours(setting, device, Path(folder))
+        graphed = compiled and device.type == "cuda"
+        torch.compiler.reset()
+        ours = Ours(setting, device, Path(folder), compiled=graphed)
         epochs: dict[str, Callable[[], object]] = {"native": ours.epoch, "naive": naive.epoch}
+        if graphed:
+            epochs["default"] = Ours(setting, device, Path(folder)).epoch
         if compiled:
-            torch.compiler.reset()
             epochs["compiled"] = Naive(setting, device, compiled=True).epoch
         flops = ours.flops()
         times = compare(epochs, device, seconds, minimum=5, best=best)
@@ -258,7 +265,7 @@ def measure(
         "acm_steps": parts["acm"].milliseconds / step_ms,
         "acm_share": CHECKS * parts["acm"].milliseconds / LENGTH / step_ms,
     }
-    for key in ("naive", "compiled"):
+    for key in ("default", "naive", "compiled"):
         time = times.get(key)
         row[f"{key}_ms"] = time and time.milliseconds / BATCHES
         row[f"{key}_spread"] = time and time.spread
