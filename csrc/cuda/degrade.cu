@@ -44,14 +44,18 @@ static Tensor degrade(const Tensor& images, const MaybeTensor& index, const Tens
                 ScalarType::Byte);
   if (jpegs > 0) {
     job.chroma = chroma.mutable_data_ptr<uint8_t>();
-    const auto parts_of = [](int64_t height, int64_t width) {
+    const auto run = [&](auto kernel, int64_t height, int64_t width) {
       const int64_t count = whole_blocks(height) / kSide * (whole_blocks(width) / kSide);
-      return static_cast<int>(std::min<int64_t>((count + kBlocks - 1) / kBlocks, 4096));
+      const int threads = threads_for(count);
+      const int64_t parts = std::min<int64_t>((count * kSide + threads - 1) / threads, 4096);
+      launch.run(kernel, blocks_for(batch * parts, 1), threads)(job, static_cast<int>(parts));
     };
-    const int all = parts_of(job.height, job.width);
-    const int some = is_any_full ? all : parts_of((job.height + 1) / 2, (job.width + 1) / 2);
-    launch.run(code_chroma, blocks_for(batch * some, 1))(job, some);
-    launch.run(show_jpegs, blocks_for(batch * all, 1))(job, all);
+    if (is_any_full) {
+      run(code_chroma, job.height, job.width);
+    } else {
+      run(code_chroma, (job.height + 1) / 2, (job.width + 1) / 2);
+    }
+    run(show_jpegs, job.height, job.width);
   }
   if (jpegs < job.views.count) {
     const int tiles = (job.height + kTile - 1) / kTile * ((job.width + kTile - 1) / kTile);

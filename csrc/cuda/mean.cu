@@ -3,6 +3,7 @@
 #include "common/checks.h"
 #include "cuda/classes.h"
 #include "cuda/launch.h"
+#include "cuda/normalise.h"
 
 namespace pst::cuda {
 
@@ -100,27 +101,18 @@ struct Inputs {
   void* out;
   Strides delta_strides, x_strides, out_strides;
   bool is_last;
-  const float *mean, *std;  // null: not wanted
-  int64_t mean_stride, std_stride;
+  Normalisation normalisation;
   int64_t tiles;
 };
-
-template <typename O>
-__device__ __forceinline__ void write_input(const Inputs& job, float clean, float moved, int64_t channel,
-                                            O* to) {
-  float value = clamp01(clean + moved);
-  if (job.mean != nullptr) value -= job.mean[channel * job.mean_stride];
-  if (job.std != nullptr) value *= 1.0f / job.std[channel * job.std_stride];
-  narrow(value, to);
-}
 
 // All tensors in one dense layout: kRuns times four elements a thread, 32-bit positions within an image.
 constexpr int kRun = 4, kRuns = 2;
 
 template <typename O>
-__global__ void __launch_bounds__(kThreads) inputs_dense(Inputs job) {
-  const uint32_t tiles = static_cast<uint32_t>(job.tiles), n = blockIdx.x / tiles;
-  const uint32_t tile = blockIdx.x - n * tiles, size = static_cast<uint32_t>(job.images.size);
+__global__ void __launch_bounds__(kThreads) inputs_dense(Inputs job, ChannelRuns runs, Divisor tiles) {
+  __shared__ NormaliseTable normalised;
+  const uint32_t n = tiles.divide(blockIdx.x), tile = tiles.rest(blockIdx.x, n);
+  const uint32_t size = static_cast<uint32_t>(job.images.size);
   const float* x_from = job.x + n * job.images.size;
   uint32_t first[kRuns];
   Pack<float, kRun> x[kRuns] = {}, delta[kRuns] = {};
@@ -134,16 +126,17 @@ __global__ void __launch_bounds__(kThreads) inputs_dense(Inputs job) {
   for (int r = 0; r < kRuns; ++r) {
     if (first[r] < size) delta[r] = *reinterpret_cast<const Pack<float, kRun>*>(delta_from + first[r]);
   }
-  const uint32_t pixels = static_cast<uint32_t>(job.images.pixels),
-                 channels = static_cast<uint32_t>(job.images.channels);
+  normalised.fill(job.normalisation, static_cast<int>(job.images.channels));
+  __syncthreads();
 #pragma unroll
   for (int r = 0; r < kRuns; ++r) {
     if (first[r] >= size) break;
     Pack<O, kRun> out;
+    ChannelWalk walk(runs, first[r]);
 #pragma unroll
     for (int e = 0; e < kRun; ++e) {
-      const uint32_t channel = job.is_last ? (first[r] + e) % channels : (first[r] + e) / pixels;
-      write_input(job, x[r].value[e], delta[r].value[e], channel, &out.value[e]);
+      narrow(normalised(clamp01(x[r].value[e] + delta[r].value[e]), walk.channel), &out.value[e]);
+      walk.next(runs);
     }
     *reinterpret_cast<Pack<O, kRun>*>(static_cast<O*>(job.out) + n * job.images.size + first[r]) = out;
   }
@@ -159,8 +152,10 @@ __global__ void __launch_bounds__(kThreads) inputs_strided(Inputs job) {
   const auto at = [&](int64_t sample, const Strides& strides) {
     return sample * strides.of[0] + place.offset(job.images, strides);
   };
-  write_input(job, job.x[at(n, job.x_strides)], job.delta[at(job.labels[n], job.delta_strides)],
-              place.channel, static_cast<O*>(job.out) + at(n, job.out_strides));
+  const float x = job.x[at(n, job.x_strides)], delta = job.delta[at(job.labels[n], job.delta_strides)];
+  const float value = (clamp01(x + delta) - job.normalisation.mean_of(place.channel)) *
+                      job.normalisation.inverse_of(place.channel);
+  narrow(value, static_cast<O*>(job.out) + at(n, job.out_strides));
 }
 
 // Whether `pack` elements of any of the images' runs can be read at once.
@@ -209,7 +204,8 @@ static void write_inputs(const Launch& launch, const Tensor& delta, const Images
   const Layout layout = layout_of(out);
   const bool is_wide = layout != Layout::kOther && fits(delta, layout) && fits(x, layout) &&
                        is_packed(delta, images.size, kRun) && is_packed(x, images.size, kRun) &&
-                       is_packed(out, images.size, kRun) && images.size < 0x7fffffff;
+                       is_packed(out, images.size, kRun) && images.size < 0x7fffffff &&
+                       images.channels <= kMostChannels;
   const int64_t each = kThreads * (is_wide ? kRuns * kRun : 1), tiles = (images.size + each - 1) / each;
   const Inputs job{images,
                    labels,
@@ -220,16 +216,14 @@ static void write_inputs(const Launch& launch, const Tensor& delta, const Images
                    strides_of(x),
                    strides_of(out),
                    layout == Layout::kChannelsLast,
-                   mean ? mean->const_data_ptr<float>() : nullptr,
-                   std ? std->const_data_ptr<float>() : nullptr,
-                   mean ? mean->stride(0) : 0,
-                   std ? std->stride(0) : 0,
+                   normalisation_of(mean, std),
                    tiles};
   const unsigned blocks = blocks_for(tiles * labels.count, 1);
   dispatch_reduced(out.scalar_type(), [&](auto type) {
     using O = decltype(type);
     if (is_wide) {
-      launch.run(inputs_dense<O>, blocks)(job);
+      launch.run(inputs_dense<O>, blocks)(
+          job, channel_runs(images.pixels, images.channels, job.is_last), Divisor(tiles));
     } else {
       launch.run(inputs_strided<O>, blocks)(job);
     }

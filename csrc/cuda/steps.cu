@@ -2,6 +2,7 @@
 #include "common/ball.h"
 #include "common/checks.h"
 #include "cuda/launch.h"
+#include "cuda/normalise.h"
 
 namespace pst::cuda {
 
@@ -9,7 +10,9 @@ namespace pst::cuda {
 struct Geometry {
   int64_t count, sample_size, pixels, width;
   int channels;
-  bool is_channels_last;  // dense layouts only
+  // Of dense layouts with less than 2^31 elements.
+  Divisor sample;
+  ChannelRuns runs;
 };
 
 struct Operands {
@@ -18,8 +21,7 @@ struct Operands {
   const float* x;
   float* new_delta;
   void* out;
-  const float *mean, *std;
-  int64_t mean_stride, std_stride;
+  Normalisation normalisation;
 };
 
 struct Strides {
@@ -39,27 +41,18 @@ struct SampleMoves {
   __device__ L2Move of(int64_t sample) const { return moves[sample]; }
 };
 
-template <typename O>
-__device__ __forceinline__ void write_out(const Operands& at, float perturbed, int channel, O* to) {
-  float value = perturbed;
-  if (at.mean != nullptr) value -= at.mean[channel * at.mean_stride];
-  if (at.std != nullptr) value *= 1.0f / at.std[channel * at.std_stride];
-  narrow(value, to);
-}
-
-// All tensors in one dense layout: four elements a thread. Positions have 32 bits, because finding an
-// element's sample and channel costs divisions; larger tensors take step_strided.
+// All tensors in one dense layout: four elements a thread. Positions have 32 bits; larger tensors take
+// step_strided.
 template <typename Moves, typename G, typename O>
 __global__ void __launch_bounds__(kThreads) step_dense(Geometry geometry, Operands at, Moves moves) {
   using Index = uint32_t;
   constexpr int kPack = 4;
+  __shared__ NormaliseTable normalised;
   const Index begin = (static_cast<Index>(blockIdx.x) * kThreads + threadIdx.x) * kPack;
-  const Index count = static_cast<Index>(geometry.count), size = static_cast<Index>(geometry.sample_size);
-  if (begin >= count) return;
-  const bool is_normalised = at.mean != nullptr || at.std != nullptr;
-  const int filled = count - begin < kPack ? static_cast<int>(count - begin) : kPack;
-  Pack<float, kPack> delta, x, new_delta;
-  Pack<G, kPack> grad;
+  const Index count = static_cast<Index>(geometry.count);
+  const int filled = begin >= count ? 0 : (count - begin < kPack ? static_cast<int>(count - begin) : kPack);
+  Pack<float, kPack> delta = {}, x = {}, new_delta;
+  Pack<G, kPack> grad = {};
   Pack<O, kPack> out;
   const G* grads = static_cast<const G*>(at.grad);
   O* outs = static_cast<O*>(at.out);
@@ -70,29 +63,27 @@ __global__ void __launch_bounds__(kThreads) step_dense(Geometry geometry, Operan
   } else {
 #pragma unroll
     for (int e = 0; e < kPack; ++e) {
-      const Index i = e < filled ? begin + e : begin;
-      delta.value[e] = at.delta[i];
-      x.value[e] = at.x[i];
-      grad.value[e] = grads[i];
+      if (e >= filled) break;
+      delta.value[e] = at.delta[begin + e];
+      x.value[e] = at.x[begin + e];
+      grad.value[e] = grads[begin + e];
     }
   }
+  if (outs != nullptr) {
+    normalised.fill(at.normalisation, geometry.channels);
+    __syncthreads();
+  }
+  if (filled == 0) return;
+  ChannelWalk walk(geometry.runs, begin);
 #pragma unroll
   for (int e = 0; e < kPack; ++e) {
-    const Index i = begin + e;
-    Index sample = 0;
-    int channel = 0;
-    if (Moves::kBySample || is_normalised) {
-      sample = i < count ? i / size : 0;
-      const Index within = i < count ? i - sample * size : 0;
-      const Index pixels = static_cast<Index>(geometry.pixels),
-                  channels = static_cast<Index>(geometry.channels);
-      channel = static_cast<int>(geometry.is_channels_last ? within % channels : within / pixels);
-    }
+    const Index sample = Moves::kBySample && e < filled ? geometry.sample.divide(begin + e) : 0;
     const float clean = x.value[e];
     const float moved = moves.of(static_cast<int64_t>(sample))(delta.value[e], widen(grad.value[e]));
     const float perturbed = clamp01(clean + moved);
     new_delta.value[e] = perturbed - clean;
-    if (outs != nullptr) write_out(at, perturbed, channel, &out.value[e]);
+    if (outs != nullptr) narrow(normalised(perturbed, walk.channel), &out.value[e]);
+    walk.next(geometry.runs);
   }
   if (filled == kPack) {
     *reinterpret_cast<Pack<float, kPack>*>(at.new_delta + begin) = new_delta;
@@ -127,8 +118,8 @@ __global__ void __launch_bounds__(kThreads)
       clamp01(clean + moves.of(n)(at.delta[offset_of(strides.delta, n, c, h, w)], gradient));
   at.new_delta[offset_of(strides.new_delta, n, c, h, w)] = perturbed - clean;
   if (at.out != nullptr) {
-    write_out(at, perturbed, static_cast<int>(c),
-              static_cast<O*>(at.out) + offset_of(strides.out, n, c, h, w));
+    narrow((perturbed - at.normalisation.mean_of(c)) * at.normalisation.inverse_of(c),
+           static_cast<O*>(at.out) + offset_of(strides.out, n, c, h, w));
   }
 }
 
@@ -204,6 +195,7 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kPack = 4;
   __shared__ bool extreme;
   __shared__ L2Move move;
+  __shared__ NormaliseTable normalised;
   const int64_t sample = blockIdx.x * geometry.sample_size;
   const uint32_t size = static_cast<uint32_t>(geometry.sample_size);
   const auto first = [](int run) { return (run * kThreads + threadIdx.x) * kPack; };
@@ -226,6 +218,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     return Sums{block_sum<kThreads>(dd), block_sum<kThreads>(dg), block_sum<kThreads>(gg)};
   };
+  if (at.out != nullptr) normalised.fill(at.normalisation, geometry.channels);
   Sums sums = products(0.0f);
   if (threadIdx.x == 0) extreme = is_extreme(static_cast<float>(sums.gg));
   __syncthreads();
@@ -233,21 +226,20 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) move = l2_move(sums.dd, sums.dg, sums.gg, signed_step, epsilon);
   __syncthreads();
   O* outs = static_cast<O*>(at.out);
-  const uint32_t pixels = static_cast<uint32_t>(geometry.pixels), channels = geometry.channels;
 #pragma unroll
   for (int r = 0; r < kSampleRuns; ++r) {
     if (first(r) >= size) break;
     const auto x = *reinterpret_cast<const Pack<float, kPack>*>(at.x + sample + first(r));
     Pack<float, kPack> new_delta;
     Pack<O, kPack> out;
+    ChannelWalk walk(geometry.runs, first(r));
 #pragma unroll
     for (int e = 0; e < kPack; ++e) {
-      const uint32_t i = first(r) + e;
       const float clean = x.value[e];
       const float perturbed = clamp01(clean + move(delta[r].value[e], widen(grad[r].value[e])));
       new_delta.value[e] = perturbed - clean;
-      const int channel = static_cast<int>(geometry.is_channels_last ? i % channels : i / pixels);
-      if (outs != nullptr) write_out(at, perturbed, channel, &out.value[e]);
+      if (outs != nullptr) narrow(normalised(perturbed, walk.channel), &out.value[e]);
+      walk.next(geometry.runs);
     }
     *reinterpret_cast<Pack<float, kPack>*>(at.new_delta + sample + first(r)) = new_delta;
     if (outs != nullptr) *reinterpret_cast<Pack<O, kPack>*>(outs + sample + first(r)) = out;
@@ -271,18 +263,16 @@ static Step prepare(const Tensor& delta, const Tensor& grad, const Tensor& x, co
                    delta.size(2) * delta.size(3),
                    delta.size(3),
                    static_cast<int>(delta.size(1)),
-                   layout_of(delta) == Layout::kChannelsLast};
+                   {},
+                   {}};
   step.at = {delta.const_data_ptr<float>(),
              grad.const_data_ptr(),
              x.const_data_ptr<float>(),
              new_delta.mutable_data_ptr<float>(),
              out ? out->mutable_data_ptr() : nullptr,
-             out && mean ? mean->const_data_ptr<float>() : nullptr,
-             out && std ? std->const_data_ptr<float>() : nullptr,
-             mean ? mean->stride(0) : 0,
-             std ? std->stride(0) : 0};
+             normalisation_of(mean, std)};
   const Layout layout = layout_of(delta);
-  step.is_dense = layout != Layout::kOther;
+  step.is_dense = layout != Layout::kOther && delta.size(1) <= kMostChannels;
   step.is_packed = true;
   const auto add = [&](const Tensor& t, int64_t* strides) {
     for (int d = 0; d < 4; ++d) strides[d] = t.stride(d);
@@ -295,6 +285,11 @@ static Step prepare(const Tensor& delta, const Tensor& grad, const Tensor& x, co
   add(x, step.strides.x);
   add(new_delta, step.strides.new_delta);
   if (out) add(*out, step.strides.out);
+  const Geometry& sizes = step.geometry;
+  if (step.is_dense && sizes.count > 0 && sizes.count < 0x7fffffff) {
+    step.geometry.sample = Divisor(sizes.sample_size);
+    step.geometry.runs = channel_runs(sizes.pixels, sizes.channels, layout == Layout::kChannelsLast);
+  }
   step.grad_type = grad.scalar_type();
   step.out_type = out ? out->scalar_type() : ScalarType::Float;
   return step;

@@ -26,6 +26,7 @@ struct ViewWork {
   const uint8_t* image;
   int64_t sample;
   int32_t step[2][kSide * kSide];  // of a JPEG: luma, chroma
+  float inverse[2][kSide * kSide];  // 1 / (8 step)
 };
 
 struct Colour {
@@ -48,9 +49,11 @@ static __device__ void start_view(const ViewJob& job, int parts, ViewWork* work)
   }
   __syncthreads();
   if (work->view.kind != kJpeg) return;
-  if (threadIdx.x < 2 * kSide * kSide) {
-    const int is_chroma = threadIdx.x / (kSide * kSide), at = threadIdx.x % (kSide * kSide);
-    work->step[is_chroma][at] = jpeg_step(is_chroma, at, work->view.a);
+  for (int i = threadIdx.x; i < 2 * kSide * kSide; i += blockDim.x) {
+    const int is_chroma = i / (kSide * kSide), at = i % (kSide * kSide);
+    const int32_t step = jpeg_step(is_chroma, at, work->view.a);
+    work->step[is_chroma][at] = step;
+    work->inverse[is_chroma][at] = 1.0f / static_cast<float>(8 * step);
   }
   __syncthreads();
 }

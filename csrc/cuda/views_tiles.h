@@ -38,15 +38,22 @@ __host__ __device__ constexpr int pitch_of(int halo) {
   return (kTile + 2 * halo) | 1;
 }
 
-// The tile and `halo` pixels around it, mirrored at the image's border.
+// The tile and `halo` pixels around it, mirrored at the image's border. What lies further out, no pixel sees.
 __device__ __forceinline__ void load_tile(const ViewJob& job, const ViewWork& work, const Place& place,
                                           int halo, uint32_t* tile) {
   const int side = kTile + 2 * halo, pitch = pitch_of(halo);
-  for (int at = threadIdx.x; at < side * side; at += kThreads) {
-    const int row = at / side, column = at - row * side;
-    const int y = mirror(place.top + row - halo, job.height);
+  const bool is_once = halo < min(job.height, job.width);  // no pixel is mirrored more than once
+  const auto held = [&](int at, int count) {
+    if (!is_once) return mirror(at, count);
+    const int raised = abs(at);
+    return raised < count ? raised : max(2 * (count - 1) - raised, 0);
+  };
+  const uint32_t inverse = (1u << 22) / side + 1;  // exact for all places in a tile
+  for (uint32_t at = threadIdx.x; at < static_cast<uint32_t>(side * side); at += kThreads) {
+    const int row = static_cast<int>(at * inverse >> 22), column = static_cast<int>(at) - row * side;
+    const int y = held(place.top + row - halo, job.height);
     tile[row * pitch + column] =
-        packed(load_colour(job, work, y, mirror(place.left + column - halo, job.width)));
+        packed(load_colour(job, work, y, held(place.left + column - halo, job.width)));
   }
   __syncthreads();
 }
@@ -91,44 +98,49 @@ __device__ __forceinline__ Colour rounded(const Means& mean) {
 }
 
 // Along rows first, into shared memory, then along columns.
-constexpr int kLinePitch = kTile + 1;
+constexpr int kLinePitch = kTile + 4;  // rows start at 16 bytes, and at different banks
 
 __device__ __forceinline__ void show_blur(const ViewJob& job, const ViewWork& work, const Place& place,
                                           uint32_t* tile, Colour (&out)[kRun]) {
+  static_assert(kRun == 4, "taps go through four registers");
   const int radius = work.view.radius, rows = kTile + 2 * radius, pitch = pitch_of(radius);
   const float* taps = work.view.taps;
   load_tile(job, work, place, radius, tile);
-  float* lines = reinterpret_cast<float*>(tile + rows * pitch);  // [3, rows, kLinePitch]
+  const int words = (rows * pitch + 3) / 4 * 4;
+  float* lines = reinterpret_cast<float*>(tile + words);  // [3, rows, kLinePitch]
   for (int item = threadIdx.x; item < rows * (kTile / kRun); item += kThreads) {
     const int row = item / (kTile / kRun), column = item % (kTile / kRun) * kRun;
+    const uint32_t* from = tile + row * pitch + column;
     Means sum[kRun] = {};
+    float tap[kRun] = {};  // of the word for each pixel: 0 beyond its window
     for (int i = 0; i < 2 * radius + kRun; ++i) {
-      const uint32_t word = tile[row * pitch + column + i];
 #pragma unroll
-      for (int k = 0; k < kRun; ++k) {
-        const int away = abs(i - k - radius);
-        if (away > radius) continue;
+      for (int k = kRun - 1; k > 0; --k) tap[k] = tap[k - 1];
+      tap[0] = i <= 2 * radius ? taps[abs(i - radius)] : 0.0f;
+      const uint32_t word = from[i];
 #pragma unroll
-        for (int c = 0; c < 3; ++c) {
-          sum[k].value[c] += taps[away] * static_cast<float>(channel_of(word, c));
-        }
+      for (int c = 0; c < 3; ++c) {
+        const float value = static_cast<float>(channel_of(word, c));
+#pragma unroll
+        for (int k = 0; k < kRun; ++k) sum[k].value[c] += tap[k] * value;
       }
     }
 #pragma unroll
     for (int c = 0; c < 3; ++c) {
-#pragma unroll
-      for (int k = 0; k < kRun; ++k) lines[(c * rows + row) * kLinePitch + column + k] = sum[k].value[c];
+      *reinterpret_cast<Pack<float, kRun>*>(lines + (c * rows + row) * kLinePitch + column) = {
+          sum[0].value[c], sum[1].value[c], sum[2].value[c], sum[3].value[c]};
     }
   }
   __syncthreads();
   Means sum[kRun] = {};
+  const float* from = lines + (place.y - place.top) * kLinePitch + place.x - place.left;
   for (int i = 0; i <= 2 * radius; ++i) {
     const float tap = taps[abs(i - radius)];
 #pragma unroll
     for (int c = 0; c < 3; ++c) {
-      const float* line = lines + (c * rows + place.y - place.top + i) * kLinePitch + place.x - place.left;
+      const auto line = *reinterpret_cast<const Pack<float, kRun>*>(from + (c * rows + i) * kLinePitch);
 #pragma unroll
-      for (int k = 0; k < kRun; ++k) sum[k].value[c] += tap * line[k];
+      for (int k = 0; k < kRun; ++k) sum[k].value[c] += tap * line.value[k];
     }
   }
 #pragma unroll
@@ -218,7 +230,7 @@ static size_t tile_bytes(const View& view) {
     case kMedian:
       return sizeof(uint32_t) * words(1);
     case kBlur:
-      return sizeof(uint32_t) * words(view.radius) +
+      return sizeof(uint32_t) * (words(view.radius) + 3) +  // lines start at 16 bytes
              sizeof(float) * 3 * kLinePitch * (kTile + 2 * view.radius);
     case kDownUp:
       return sizeof(Means) * kMostCells * kMostCells;
