@@ -28,17 +28,14 @@ PST_INLINE Pixel blend(Pixel p, float factor, float with) {
 // in sixths of a turn plus the channel's start (red 5, green 3, blue 1), in [0, 12).
 PST_INLINE float channel_of_hue(float value, float chroma, float sextant) {
   const float k = sextant >= 6.0f ? sextant - 6.0f : sextant;
-  const float other = 4.0f - k;
-  return clamp01(value - chroma * clamp01(k < other ? k : other));
+  return clamp01(value - chroma * clamp01(lesser(k, 4.0f - k)));
 }
 
 // Turns the hue. Value and chroma stay, so that RGB comes straight from the turned hue.
 PST_INLINE Pixel turn_hue(Pixel p, float turns) {
-  const float larger = p.red > p.green ? p.red : p.green;
-  const float smaller = p.red > p.green ? p.green : p.red;
-  const float value = larger > p.blue ? larger : p.blue;
-  const float chroma = value - (smaller < p.blue ? smaller : p.blue);
-  const float inverse = 1.0f / (chroma > 0.0f ? chroma : 1.0f);
+  const float value = greater(greater(p.red, p.green), p.blue);
+  const float chroma = value - lesser(lesser(p.red, p.green), p.blue);
+  const float inverse = reciprocal(chroma > 0.0f ? chroma : 1.0f);
   // Selecting first and multiplying once spares two of three products.
   const bool is_red = value == p.red, is_green = value == p.green;
   const float base = is_red ? 0.0f : (is_green ? 2.0f : 4.0f);

@@ -92,9 +92,43 @@ PST_INLINE void narrow(float value, Half* to) {
 #endif
 }
 
+// NaN stays NaN.
 PST_INLINE float clamp(float value, float low, float high) {
+#ifdef __CUDA_ARCH__
+  float raised, held;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(raised) : "f"(value), "f"(low));
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(held) : "f"(raised), "f"(high));
+  return held;
+#else
   const float raised = low > value ? low : value;
   return high < raised ? high : raised;
+#endif
+}
+
+// Of numbers: which one a NaN gives is open.
+PST_INLINE float lesser(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return fminf(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
+PST_INLINE float greater(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return fmaxf(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+// 1 / value, on a GPU but for the last bit.
+PST_INLINE float reciprocal(float value) {
+#ifdef __CUDA_ARCH__
+  return __fdividef(1.0f, value);
+#else
+  return 1.0f / value;
+#endif
 }
 
 PST_INLINE float clamp01(float value) {

@@ -12,6 +12,15 @@ struct ClassImages {
   Labels labels;
   int64_t pixels, tiles, parts;  // a tile is a block's pixels, a part its share of the labels
   unsigned long long *counts, *sums, *products;
+
+  // Where there is one part, nothing else is to be added.
+  __device__ __forceinline__ void add(unsigned long long* to, unsigned long long value) const {
+    if (parts > 1) {
+      atomicAdd(to, value);
+    } else {
+      *to = value;
+    }
+  }
 };
 
 constexpr int64_t kMostSamples = 65536;  // of a part: so many products of two bytes fit 32 bits
@@ -34,23 +43,28 @@ struct PixelWords {
 };
 
 // Labels that a block looks at together.
-constexpr int kChunk = 8 * kThreads;
+constexpr int kChunk = 4 * kThreads;
+constexpr int kWarps = kThreads / 32;
 
-// Each thread has its pixels. The block finds the class's samples in a chunk of its part of the labels (in
-// any order: the sums are whole numbers), and then adds them up.
+// A block has one class's share of the labels in a part, and a tile of pixels, some for each lane of a warp. It
+// finds the class's samples in a chunk of the labels (in any order: the sums are whole numbers), its warps add up
+// every eighth one, and then their sums come together.
 template <int kPixels>
 __global__ void __launch_bounds__(kThreads) pixel_sums(ClassImages job) {
+  constexpr int kSums = 3 * kPixels, kProducts = 6 * kPixels, kValues = kSums + kProducts;
   __shared__ uint32_t places[kChunk];
+  __shared__ uint32_t partial[kWarps][32][kValues + 1];  // an odd number of words: lanes in different banks
   __shared__ int found;
   const int64_t block = blockIdx.x, tile = block % job.tiles, part = block / job.tiles % job.parts;
   const int64_t k = block / job.tiles / job.parts;
   if (k == 0 && tile == 0) check_range(job.labels, part, job.parts);
   const int64_t begin = job.labels.count * part / job.parts, end = job.labels.count * (part + 1) / job.parts;
-  const int64_t pixel = (tile * kThreads + threadIdx.x) * kPixels;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int64_t first = tile * 32 * kPixels, pixel = first + lane * kPixels;
   const bool is_inside = pixel < job.pixels;
   const uint8_t* at = job.images + 3 * pixel;
   int64_t total = 0;
-  uint32_t sums[3 * kPixels] = {}, products[6 * kPixels] = {};
+  uint32_t sums[kSums] = {}, products[kProducts] = {};
   for (int64_t start = begin; start < end; start += kChunk) {
     if (threadIdx.x == 0) found = 0;
     __syncthreads();
@@ -63,7 +77,7 @@ __global__ void __launch_bounds__(kThreads) pixel_sums(ClassImages job) {
     const int count = found;
     total += count;
 #pragma unroll 4
-    for (int i = 0; i < (is_inside ? count : 0); ++i) {
+    for (int i = warp; i < (is_inside ? count : 0); i += kWarps) {
       PixelWords<kPixels> value;
       value.load(at + 3 * job.pixels * (start + places[i]));
 #pragma unroll
@@ -79,14 +93,27 @@ __global__ void __launch_bounds__(kThreads) pixel_sums(ClassImages job) {
     }
     __syncthreads();
   }
-  if (total == 0) return;
-  if (tile == 0 && threadIdx.x == 0) atomicAdd(job.counts + k, static_cast<unsigned long long>(total));
-  if (!is_inside) return;
-  const int64_t out = k * job.pixels + pixel;
+  if (tile == 0 && threadIdx.x == 0) job.add(job.counts + k, static_cast<unsigned long long>(total));
+  if (total == 0 && job.parts > 1) return;
+  uint32_t* own = partial[warp][lane];
 #pragma unroll
-  for (int i = 0; i < 3 * kPixels; ++i) atomicAdd(job.sums + 3 * out + i, sums[i]);
+  for (int v = 0; v < kSums; ++v) own[v] = sums[v];
 #pragma unroll
-  for (int i = 0; i < 6 * kPixels; ++i) atomicAdd(job.products + 6 * out + i, products[i]);
+  for (int v = 0; v < kProducts; ++v) own[kSums + v] = products[v];
+  __syncthreads();
+  // Outputs in memory's order: `each` of a lane, from value `start` on.
+  const auto write = [&](int start, int each, unsigned long long* to) {
+    const int64_t count = min(static_cast<int64_t>(32 * kPixels), job.pixels - first) * (each / kPixels);
+    for (int i = threadIdx.x; i < count; i += kThreads) {
+      const int of = i / each, v = start + i - of * each;
+      uint32_t sum = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) sum += partial[w][of][v];
+      job.add(to + i, sum);
+    }
+  };
+  write(0, kSums, job.sums + 3 * (k * job.pixels + first));
+  write(kSums, kProducts, job.products + 6 * (k * job.pixels + first));
 }
 
 static std::tuple<Tensor, Tensor, Tensor> class_pixel_sums(const Tensor& images, const Tensor& labels,
@@ -98,11 +125,6 @@ static std::tuple<Tensor, Tensor, Tensor> class_pixel_sums(const Tensor& images,
   Tensor counts = new_empty(images, {num_classes}, ScalarType::Long);
   Tensor sums = new_empty(images, {num_classes, height, width, 3}, ScalarType::Long);
   Tensor products = new_empty(images, {num_classes, height, width, 6}, ScalarType::Long);
-  torch::stable::zero_(counts);
-  torch::stable::zero_(sums);
-  torch::stable::zero_(products);
-  if (samples == 0) return {counts, sums, products};
-
   ClassImages job{};
   job.images = dense.const_data_ptr<uint8_t>();
   job.labels = labels_of(labels, num_classes);
@@ -111,11 +133,17 @@ static std::tuple<Tensor, Tensor, Tensor> class_pixel_sums(const Tensor& images,
   job.sums = reinterpret_cast<unsigned long long*>(sums.mutable_data_ptr<int64_t>());
   job.products = reinterpret_cast<unsigned long long*>(products.mutable_data_ptr<int64_t>());
   const bool is_packed = job.pixels % 4 == 0 && is_aligned(job.images, 4);
-  const int64_t each = kThreads * (is_packed ? 4 : 1);
+  const int64_t each = 32 * (is_packed ? 4 : 1);
   job.tiles = std::max<int64_t>(1, (job.pixels + each - 1) / each);  // one for the counts, at least
-  // Parts with some 128 samples of a class: enough blocks for any device, few atomics for each product.
-  job.parts =
-      std::max({int64_t{1}, samples / num_classes / 128, (samples + kMostSamples - 1) / kMostSamples});
+  // As many parts as fill any device, but with some 64 samples of a class: each has atomics of its own.
+  const int64_t wanted = std::min(1024 / (job.tiles * num_classes), samples / num_classes / 64);
+  job.parts = std::max({int64_t{1}, wanted, (samples + kMostSamples - 1) / kMostSamples});
+  if (job.parts > 1 || samples == 0) {
+    torch::stable::zero_(counts);
+    torch::stable::zero_(sums);
+    torch::stable::zero_(products);
+  }
+  if (samples == 0) return {counts, sums, products};
   const unsigned blocks = blocks_for(job.tiles * job.parts * num_classes, 1);
   if (is_packed) {
     launch.run(pixel_sums<4>, blocks)(job);

@@ -112,6 +112,16 @@ inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, uint32_t shift) {
   return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) >> (shift & 31));
 }
 
+// Byte k of the result is the one of a's four and b's that the k-th four bits of `selector` name.
+inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
+  uint32_t result = 0;
+  for (int k = 0; k < 4; ++k) {
+    result |= static_cast<uint32_t>(bytes >> (8 * (selector >> (4 * k) & 7)) & 255) << (8 * k);
+  }
+  return result;
+}
+
 template <typename T>
 T __ldg(const T* from) {
   return *from;
