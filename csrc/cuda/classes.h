@@ -1,5 +1,5 @@
-// A class's samples, found in the labels by warps that each have a part of them: no sort, no atomics, and
-// the same order every time.
+// A class's samples, found in the labels by a block's threads: no sort, no atomics, and the same order every
+// time.
 #pragma once
 
 #include "common/abi.h"
@@ -30,36 +30,49 @@ __device__ __forceinline__ void check_range(const Labels& labels, int64_t part, 
   }
 }
 
-// A warp's walk over one of `parts` parts of the labels: calls visit(samples, count) for those of class k, at
-// most kFlight at a time, so that as many loads can be in flight. Returns how many there are.
-template <int kFlight, typename Visit>
-__device__ __forceinline__ int64_t visit_class(const Labels& labels, int64_t k, int64_t part, int64_t parts,
-                                               Visit&& visit) {
-  const int lane = threadIdx.x % 32;
-  const int64_t begin = labels.count * part / parts, end = labels.count * (part + 1) / parts;
-  int64_t found = 0;
-  int64_t next = begin + lane < end ? labels[begin + lane] : -1;
-  for (int64_t base = begin; base < end; base += 32) {
-    const int64_t label = next, ahead = base + 32 + lane;
-    next = ahead < end ? labels[ahead] : -1;
-    unsigned mask = __ballot_sync(0xffffffffu, label == k);
-    found += __popc(mask);
-    while (mask != 0) {
-      int64_t samples[kFlight];
-      int count = 0;
-#pragma unroll
-      for (int u = 0; u < kFlight; ++u) {
-        samples[u] = base + __ffs(static_cast<int>(mask)) - 1;
-        count += mask != 0;
-        mask &= mask - 1;
-      }
-      visit(samples, count);
-    }
-  }
-  return found;
-}
+// In shared memory: where a class's samples lie in a chunk of the labels, for a block of so many warps.
+template <int kWarps>
+struct ClassList {
+  static constexpr int kEach = 8;  // labels of a thread
+  static constexpr int kChunk = 32 * kWarps * kEach;
+  static_assert(kChunk <= 65536, "a place has 16 bits");
 
-// With so many labels a block's warps are more, as each of them walks over its part.
-constexpr int64_t kManyLabels = 2048;
+  uint16_t place[kChunk];  // from the chunk's start on
+  int counts[kWarps];
+
+  // Finds those of class k in the chunk at `start`, in an order that is always the same, and returns how many.
+  // All threads take part; none may find before the others have done with what was found last.
+  __device__ __forceinline__ int find(const Labels& labels, int64_t k, int64_t start, int64_t end) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const auto at = [&](int u) { return (u * kWarps + warp) * 32 + lane; };
+    int64_t label[kEach];
+#pragma unroll
+    for (int u = 0; u < kEach; ++u) label[u] = start + at(u) < end ? labels[start + at(u)] : -1;
+    unsigned masks[kEach];
+    int own = 0;
+#pragma unroll
+    for (int u = 0; u < kEach; ++u) {
+      masks[u] = __ballot_sync(0xffffffffu, label[u] == k);
+      own += __popc(masks[u]);
+    }
+    if (lane == 0) counts[warp] = own;
+    __syncthreads();
+    int before = 0, total = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) {
+      before += w < warp ? counts[w] : 0;
+      total += counts[w];
+    }
+#pragma unroll
+    for (int u = 0; u < kEach; ++u) {
+      if (masks[u] >> lane & 1) {
+        place[before + __popc(masks[u] & ((1u << lane) - 1))] = static_cast<uint16_t>(at(u));
+      }
+      before += __popc(masks[u]);
+    }
+    __syncthreads();
+    return total;
+  }
+};
 
 }  // namespace pst::cuda

@@ -46,52 +46,79 @@ struct ClassMean {
   Labels labels;
   const void* grad;
   Strides grad_strides, delta_strides;
-  bool is_last;  // elements are numbered as channels_last lays them
+  bool is_last;   // elements are numbered as channels_last lays them
+  bool is_dense;  // delta is laid as the gradients are, and aligned
   float* delta;
   LinfMove move;
-  int64_t tiles;
+  int64_t groups;  // blocks for each class
 };
 
-// A block has one class's tile of elements, a warp the class's samples in its part of the labels; then the
-// parts are added in their order.
-template <int kWarps, int kPack, typename G>
+// A warp has a tile of one class's elements, and its share of the class's samples; then the shares are added in
+// their order.
+template <int kWarps, int kShares, int kPack, typename G>
 __global__ void __launch_bounds__(32 * kWarps) class_mean(ClassMean job) {
-  constexpr int kTile = 32 * kPack, kFlight = 4;
-  __shared__ float parts[kWarps][kTile];
+  constexpr int kTile = 32 * kPack, kTiles = kWarps / kShares, kFlight = 8;
+  __shared__ ClassList<kWarps> list;
+  __shared__ float parts[kShares > 1 ? kWarps : 1][kTile];
   if (blockIdx.x == 0) check_range(job.labels, 0, 1);
-  const int64_t k = blockIdx.x / job.tiles, tile = blockIdx.x % job.tiles * kTile;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, share = warp % kShares;
+  const int64_t k = blockIdx.x / job.groups;
+  const int64_t tile = (blockIdx.x % job.groups * kTiles + warp / kShares) * kTile;
   const int64_t first = tile + lane * kPack;
   const bool is_inside = first < job.images.size;
   const G* from = static_cast<const G*>(job.grad);
   if (is_inside) from += Place(job.images, first, job.is_last).offset(job.images, job.grad_strides);
   float sum[kPack] = {};
-  const int64_t found =
-      visit_class<kFlight>(job.labels, k, warp, kWarps, [&](const int64_t (&samples)[kFlight], int count) {
-        Pack<G, kPack> value[kFlight] = {};
+  bool is_found = false;
+  for (int64_t start = 0; start < job.labels.count; start += list.kChunk) {
+    const int count = list.find(job.labels, k, start, job.labels.count);
+    is_found |= count != 0;
+    for (int i = share; i < (is_inside ? count : 0); i += kShares * kFlight) {
+      Pack<G, kPack> value[kFlight] = {};
 #pragma unroll
-        for (int u = 0; u < kFlight; ++u) {
-          if (u < count && is_inside) {
-            value[u] = *reinterpret_cast<const Pack<G, kPack>*>(from + samples[u] * job.grad_strides.of[0]);
-          }
+      for (int u = 0; u < kFlight; ++u) {
+        const int at = i + u * kShares;
+        if (at < count) {
+          value[u] = *reinterpret_cast<const Pack<G, kPack>*>(
+              from + (start + list.place[at]) * job.grad_strides.of[0]);
         }
+      }
 #pragma unroll
-        for (int u = 0; u < kFlight; ++u) {
+      for (int u = 0; u < kFlight; ++u) {
 #pragma unroll
-          for (int e = 0; e < kPack; ++e) sum[e] += widen(value[u].value[e]);
-        }
-      });
+        for (int e = 0; e < kPack; ++e) sum[e] += widen(value[u].value[e]);
+      }
+    }
+  }
+  if (!is_found) return;
+  float* to = job.delta + k * job.delta_strides.of[0];
+  const auto move_one = [&](int64_t i, float total) {
+    float* one = to + Place(job.images, i, job.is_last).offset(job.images, job.delta_strides);
+    *one = job.move(*one, total);
+  };
+  if constexpr (kShares > 1) {
 #pragma unroll
-  for (int e = 0; e < kPack; ++e) parts[warp][lane * kPack + e] = sum[e];
-  if (!__syncthreads_or(found != 0)) return;
-  const int64_t i = tile + threadIdx.x;
-  if (threadIdx.x >= kTile || i >= job.images.size) return;
-  float total = 0;
+    for (int e = 0; e < kPack; ++e) parts[warp][lane * kPack + e] = sum[e];
+    __syncthreads();
+    for (int at = threadIdx.x; at < kTiles * kTile; at += 32 * kWarps) {
+      const int of = at / kTile, element = at - of * kTile;
+      const int64_t i = tile - warp / kShares * kTile + at;
+      if (i >= job.images.size) break;
+      float total = 0;
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) total += parts[w][threadIdx.x];
-  float* to = job.delta + k * job.delta_strides.of[0] +
-              Place(job.images, i, job.is_last).offset(job.images, job.delta_strides);
-  *to = job.move(*to, total);
+      for (int s = 0; s < kShares; ++s) total += parts[of * kShares + s][element];
+      move_one(i, total);
+    }
+  } else if (is_inside && job.is_dense) {
+    auto* pack = reinterpret_cast<Pack<float, kPack>*>(to + first);
+    Pack<float, kPack> moved = *pack;
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) moved.value[e] = job.move(moved.value[e], sum[e]);
+    *pack = moved;
+  } else if (is_inside) {
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) move_one(first + e, sum[e]);
+  }
 }
 
 struct Inputs {
@@ -169,31 +196,36 @@ static void step_classes(const Launch& launch, const Tensor& delta, const Tensor
   dispatch_reduced(grad.scalar_type(), [&](auto type) {
     using G = decltype(type);
     constexpr int kWide = 16 / sizeof(G);
-    const auto run = [&](auto warps, auto pack) {
-      const int64_t each = 32 * pack(), tiles = (images.size + each - 1) / each;
-      const ClassMean job{images,
-                          labels,
-                          grad.const_data_ptr(),
-                          strides_of(grad),
-                          strides_of(delta),
-                          layout == Layout::kChannelsLast,
-                          delta.mutable_data_ptr<float>(),
-                          move,
-                          tiles};
-      launch.run(class_mean<warps(), pack(), G>, blocks_for(tiles * labels.num_classes, 1),
+    const auto tiles_of = [&](int64_t pack) { return (images.size + 32 * pack - 1) / (32 * pack); };
+    const auto run = [&](auto warps, auto shares, auto pack) {
+      constexpr int kTiles = warps() / shares();
+      ClassMean job{images,
+                    labels,
+                    grad.const_data_ptr(),
+                    strides_of(grad),
+                    strides_of(delta),
+                    layout == Layout::kChannelsLast,
+                    layout != Layout::kOther && fits(delta, layout) && is_packed(delta, images.size, pack()),
+                    delta.mutable_data_ptr<float>(),
+                    move,
+                    (tiles_of(pack()) + kTiles - 1) / kTiles};
+      launch.run(class_mean<warps(), shares(), pack(), G>, blocks_for(job.groups * labels.num_classes, 1),
                  32 * warps())(job);
     };
-    const auto with_warps = [&](auto pack) {
-      if (labels.count < kManyLabels) {
-        run(std::integral_constant<int, 8>{}, pack);
+    // Where there are too few tiles for a device's warps, sixteen warps share one.
+    const auto with_shares = [&](auto pack) {
+      if (tiles_of(pack()) * labels.num_classes < 4096) {
+        run(std::integral_constant<int, 16>{}, std::integral_constant<int, 16>{}, pack);
       } else {
-        run(std::integral_constant<int, 32>{}, pack);
+        run(std::integral_constant<int, 8>{}, std::integral_constant<int, 1>{}, pack);
       }
     };
-    if (layout != Layout::kOther && is_packed(grad, images.size, kWide)) {
-      with_warps(std::integral_constant<int, kWide>{});
+    if (layout == Layout::kOther || !is_packed(grad, images.size, kWide)) {
+      with_shares(std::integral_constant<int, 1>{});
+    } else if (kWide > 4 && tiles_of(kWide) * labels.num_classes < 256) {
+      with_shares(std::integral_constant<int, 4>{});  // twice as many blocks
     } else {
-      with_warps(std::integral_constant<int, 1>{});
+      with_shares(std::integral_constant<int, kWide>{});
     }
   });
 }

@@ -42,19 +42,15 @@ struct PixelWords {
   __device__ __forceinline__ uint32_t operator[](int i) const { return word[i / 4] >> (8 * (i % 4)) & 255; }
 };
 
-// Labels that a block looks at together.
-constexpr int kChunk = 4 * kThreads;
 constexpr int kWarps = kThreads / 32;
 
-// A block has one class's share of the labels in a part, and a tile of pixels, some for each lane of a warp. It
-// finds the class's samples in a chunk of the labels (in any order: the sums are whole numbers), its warps add up
-// every eighth one, and then their sums come together.
+// A block has one class's share of the labels in a part, and a tile of pixels, some for each lane of a warp. Its
+// warps take turns with the class's samples, and then their sums come together.
 template <int kPixels>
 __global__ void __launch_bounds__(kThreads) pixel_sums(ClassImages job) {
   constexpr int kSums = 3 * kPixels, kProducts = 6 * kPixels, kValues = kSums + kProducts;
-  __shared__ uint32_t places[kChunk];
+  __shared__ ClassList<kWarps> list;
   __shared__ uint32_t partial[kWarps][32][kValues + 1];  // an odd number of words: lanes in different banks
-  __shared__ int found;
   const int64_t block = blockIdx.x, tile = block % job.tiles, part = block / job.tiles % job.parts;
   const int64_t k = block / job.tiles / job.parts;
   if (k == 0 && tile == 0) check_range(job.labels, part, job.parts);
@@ -65,21 +61,13 @@ __global__ void __launch_bounds__(kThreads) pixel_sums(ClassImages job) {
   const uint8_t* at = job.images + 3 * pixel;
   int64_t total = 0;
   uint32_t sums[kSums] = {}, products[kProducts] = {};
-  for (int64_t start = begin; start < end; start += kChunk) {
-    if (threadIdx.x == 0) found = 0;
-    __syncthreads();
-#pragma unroll
-    for (int u = 0; u < kChunk / kThreads; ++u) {
-      const uint32_t place = u * kThreads + threadIdx.x;
-      if (start + place < end && job.labels[start + place] == k) places[atomicAdd(&found, 1)] = place;
-    }
-    __syncthreads();
-    const int count = found;
+  for (int64_t start = begin; start < end; start += list.kChunk) {
+    const int count = list.find(job.labels, k, start, end);
     total += count;
 #pragma unroll 4
     for (int i = warp; i < (is_inside ? count : 0); i += kWarps) {
       PixelWords<kPixels> value;
-      value.load(at + 3 * job.pixels * (start + places[i]));
+      value.load(at + 3 * job.pixels * (start + list.place[i]));
 #pragma unroll
       for (int p = 0; p < kPixels; ++p) {
         int product = 6 * p;
@@ -91,7 +79,6 @@ __global__ void __launch_bounds__(kThreads) pixel_sums(ClassImages job) {
         }
       }
     }
-    __syncthreads();
   }
   if (tile == 0 && threadIdx.x == 0) job.add(job.counts + k, static_cast<unsigned long long>(total));
   if (total == 0 && job.parts > 1) return;

@@ -186,63 +186,71 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// One class's 32 columns: each warp runs Welford's recurrence on the samples in its part of the labels, then
-// come Chan's merges. A warp works on what exceeds its first sample, so that a large offset costs no digits.
-template <int kWarps>
-__global__ void __launch_bounds__(32 * kWarps)
+// Of values, how many, their mean and the sum of squares about it; `origin` is taken off them before, so that a
+// large offset costs no digits.
+struct Moments {
+  float origin, count, mean, square;
+
+  __device__ __forceinline__ void merge(const Moments& other) {
+    if (other.count == 0) return;
+    if (count == 0) {
+      *this = other;
+      return;
+    }
+    const float merged = count + other.count, share = other.count / merged;
+    const float gap = other.origin - origin + (other.mean - mean);
+    mean += gap * share;
+    square += other.square + gap * gap * (count * share);
+    count = merged;
+  }
+};
+
+// One class's 32 columns: each warp has its share of the samples, eight at a time; then Chan's merges.
+constexpr int kMomentWarps = 16;
+
+__global__ void __launch_bounds__(32 * kMomentWarps)
     class_moments(const float* __restrict__ pooled, Labels labels, int64_t columns, int64_t tiles,
                   int64_t* __restrict__ counts, float* __restrict__ means, float* __restrict__ m2) {
-  __shared__ float part_origin[kWarps][32], part_mean[kWarps][32], part_m2[kWarps][32];
-  __shared__ int64_t part_count[kWarps];
+  constexpr int kFlight = 8;
+  __shared__ ClassList<kMomentWarps> list;
+  __shared__ Moments parts[kMomentWarps][32];
   if (blockIdx.x == 0) check_range(labels, 0, 1);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t k = blockIdx.x / tiles, column = (blockIdx.x % tiles) * 32 + lane;
   const bool is_live = column < columns;
-  float origin = 0, mean = 0, square = 0, seen = 0;
-  constexpr int kFlight = 4;
-  const int64_t found =
-      visit_class<kFlight>(labels, k, warp, kWarps, [&](const int64_t (&samples)[kFlight], int count) {
-        float value[kFlight];
+  Moments own{};
+  int64_t total = 0;
+  for (int64_t start = 0; start < labels.count; start += list.kChunk) {
+    const int found = list.find(labels, k, start, labels.count);
+    total += found;
+    for (int i = warp; i < found; i += kMomentWarps * kFlight) {
+      float value[kFlight] = {};
 #pragma unroll
-        for (int u = 0; u < kFlight; ++u) {
-          value[u] = u < count && is_live ? pooled[samples[u] * columns + column] : 0.0f;
-        }
-        if (seen == 0) origin = value[0];
+      for (int u = 0; u < kFlight; ++u) {
+        const int at = i + u * kMomentWarps;
+        if (at < found && is_live) value[u] = pooled[(start + list.place[at]) * columns + column];
+      }
+      const float count = static_cast<float>(min(kFlight, (found - i + kMomentWarps - 1) / kMomentWarps));
+      Moments some{own.count == 0 ? value[0] : own.origin, count, 0, 0};
 #pragma unroll
-        for (int u = 0; u < kFlight; ++u) {
-          if (u >= count) break;
-          seen += 1;
-          const float x = value[u] - origin, before = x - mean;
-          mean += before / seen;
-          square += before * (x - mean);
-        }
-      });
-  part_origin[warp][lane] = origin;
-  part_mean[warp][lane] = mean;
-  part_m2[warp][lane] = square;
-  if (lane == 0) part_count[warp] = found;
+      for (int u = 0; u < kFlight; ++u) some.mean += u < count ? value[u] - some.origin : 0.0f;
+      some.mean /= count;
+#pragma unroll
+      for (int u = 0; u < kFlight; ++u) {
+        const float away = value[u] - some.origin - some.mean;
+        some.square += u < count ? away * away : 0.0f;
+      }
+      own.merge(some);
+    }
+  }
+  parts[warp][lane] = own;
   __syncthreads();
   if (warp != 0) return;
-  int64_t total = 0;
-  float count = 0;
-  for (int w = 0; w < kWarps; ++w) {
-    if (part_count[w] == 0) continue;
-    const float other = static_cast<float>(part_count[w]), merged = count + other;
-    if (total == 0) {
-      origin = part_origin[w][lane];
-      mean = part_mean[w][lane];
-      square = part_m2[w][lane];
-    } else {
-      const float gap = part_origin[w][lane] - origin + (part_mean[w][lane] - mean);
-      mean += gap * (other / merged);
-      square += part_m2[w][lane] + gap * gap * (count * other / merged);
-    }
-    count = merged;
-    total += part_count[w];
-  }
+  Moments all{};
+  for (int w = 0; w < kMomentWarps; ++w) all.merge(parts[w][lane]);
   if (is_live) {
-    means[k * columns + column] = origin + mean;
-    m2[k * columns + column] = square;
+    means[k * columns + column] = all.origin + all.mean;
+    m2[k * columns + column] = all.square;
   }
   if (lane == 0 && blockIdx.x % tiles == 0) counts[k] = total;
 }
@@ -390,16 +398,9 @@ static std::tuple<Tensor, Tensor, Tensor> class_channel_stats(const Tensor& feat
   const Tensor pooled = grid_pool(features, grid);
   const int64_t tiles = std::max<int64_t>(1, (columns + 31) / 32);  // one for the counts, at least
   const unsigned blocks = blocks_for(tiles * num_classes, 1);
-  const auto run = [&](auto warps) {
-    launch.run(class_moments<warps()>, blocks, 32 * warps())(
-        pooled.const_data_ptr<float>(), labels_of(labels, num_classes), columns, tiles,
-        counts.mutable_data_ptr<int64_t>(), means.mutable_data_ptr<float>(), m2.mutable_data_ptr<float>());
-  };
-  if (labels.size(0) < kManyLabels) {
-    run(std::integral_constant<int, 8>{});
-  } else {
-    run(std::integral_constant<int, 32>{});
-  }
+  launch.run(class_moments, blocks, 32 * kMomentWarps)(
+      pooled.const_data_ptr<float>(), labels_of(labels, num_classes), columns, tiles,
+      counts.mutable_data_ptr<int64_t>(), means.mutable_data_ptr<float>(), m2.mutable_data_ptr<float>());
   return {counts, means, m2};
 }
 

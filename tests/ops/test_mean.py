@@ -95,6 +95,25 @@ def test_training_sizes_agree_with_twin(
     _check(device, 65, num_classes, shape, four, (dtype, dtype), True, True, 7, options)
 
 
+@pytest.mark.parametrize(
+    ("samples", "num_classes", "shape"), [(65, 100, (3, 64, 64)), (4500, 2, (3, 2, 2)), (4500, 700, (3, 8, 8))]
+)
+@pytest.mark.parametrize("layouts", [*itertools.product(DENSE, DENSE)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_of_all_agree_with_twin(
+    device: torch.device,
+    samples: int,
+    num_classes: int,
+    shape: tuple[int, ...],
+    layouts: tuple[str, str],
+    dtype: torch.dtype,
+) -> None:
+    """Classes whose elements each have a warp of their own on CUDA, and more labels than a list holds."""
+    four = (*layouts, layouts[1], layouts[1])
+    options = {"step_size": 0.1, "epsilon": 0.3, "ascend": True}
+    _check(device, samples, num_classes, shape, four, (dtype, dtype), False, False, 7, options)
+
+
 def _check(
     device: torch.device | str,
     samples: int,

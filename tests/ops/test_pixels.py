@@ -55,6 +55,19 @@ def test_equals_its_twin_on_cuda(shape: tuple[int, ...]) -> None:
         assert torch.equal(value.cpu(), expected)
 
 
+@pytest.mark.parametrize(("samples", "num_classes"), [(700, 2), (5000, 1), (300, 1)])
+def test_samples_that_are_shared_out_are_all_counted(
+    device: torch.device, samples: int, num_classes: int
+) -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (samples, 4, 5, 3), dtype=torch.uint8)
+    labels = torch.randint(0, num_classes, (samples,))
+    found = ops.class_pixel_sums(images.to(device), labels.to(device), num_classes)
+    expected = reference.class_pixel_sums(images, labels, num_classes)
+    for value, wanted in zip(found, expected, strict=True):
+        assert torch.equal(value.cpu(), wanted)
+
+
 def test_more_white_than_32_bits_hold(device: torch.device) -> None:
     count = 66_100  # 65,025 times as much is beyond 2**32
     images = torch.full((count, 1, 1, 3), 255, dtype=torch.uint8, device=device)

@@ -87,8 +87,8 @@ def test_training_sizes_agree_with_twin(
 
 def test_stats_survive_a_large_offset(device: torch.device) -> None:
     # The textbook one-pass formula, sum of squares minus square of sums, loses everything here.
-    features = _normal((3000, 16), 2).to(device) + 1000
-    labels = torch.arange(3000, device=device) % 2
+    features = _normal((5000, 16), 2).to(device) + 1000
+    labels = torch.arange(5000, device=device) % 2
     _, means, m2 = ops.class_channel_stats(features, labels, 2)
     _, expected_means, expected_m2 = reference.class_channel_stats(features.double(), labels, 2)
     assert relative_error(means, expected_means) < 1e-6
