@@ -22,8 +22,8 @@ struct Job {
   DeltaKind delta_kind;
   const int64_t* index;
   int64_t index_stride, rows;
-  int height, width, parts;  // parts: blocks for each sample
-  Divisor columns, row_packs;  // pixels of a row, and packs of kRun values where is_wide
+  int height, width, parts;             // parts: blocks for each sample
+  Divisor columns, row_packs;           // pixels of a row, and packs of kRun values where is_wide
   bool is_packed, is_wide, needs_mean;  // whether kRun divides an image's pixels, and a row's values
   Normalisation normalisation;
   double* sums;  // [blocks], of grey, where parts > 1
@@ -201,9 +201,10 @@ __global__ void __launch_bounds__(kThreads) write_sums(Job job) {
 
 // Four values of a row of the window, in the order in which they are written, and where they come from.
 struct Four {
-  int row, first;  // of the window's row in the image, and the first value's place in it if nothing is flipped
-  int pixel;       // flipped: where the first value's pixel comes from
-  int channel;     // flipped: of the first value
+  int row,
+      first;    // of the window's row in the image, and the first value's place in it if nothing is flipped
+  int pixel;    // flipped: where the first value's pixel comes from
+  int channel;  // flipped: of the first value
   bool is_flipped, is_inside;
 
   __device__ __forceinline__ Four(const Job& job, const Work& work, uint32_t pack)

@@ -40,8 +40,8 @@ struct ClassList {
   uint16_t place[kChunk];  // from the chunk's start on
   int counts[kWarps];
 
-  // Finds those of class k in the chunk at `start`, in an order that is always the same, and returns how many.
-  // All threads take part; none may find before the others have done with what was found last.
+  // Finds those of class k in the chunk at `start`, in an order that is always the same, and returns how
+  // many. All threads take part; none may find before the others have done with what was found last.
   __device__ __forceinline__ int find(const Labels& labels, int64_t k, int64_t start, int64_t end) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const auto at = [&](int u) { return (u * kWarps + warp) * 32 + lane; };

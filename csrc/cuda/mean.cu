@@ -53,8 +53,8 @@ struct ClassMean {
   int64_t groups;  // blocks for each class
 };
 
-// A warp has a tile of one class's elements, and its share of the class's samples; then the shares are added in
-// their order.
+// A warp has a tile of one class's elements, and its share of the class's samples; then the shares are added
+// in their order.
 template <int kWarps, int kShares, int kPack, typename G>
 __global__ void __launch_bounds__(32 * kWarps) class_mean(ClassMean job) {
   constexpr int kTile = 32 * kPack, kTiles = kWarps / kShares, kFlight = 8;
@@ -79,8 +79,8 @@ __global__ void __launch_bounds__(32 * kWarps) class_mean(ClassMean job) {
       for (int u = 0; u < kFlight; ++u) {
         const int at = i + u * kShares;
         if (at < count) {
-          value[u] = *reinterpret_cast<const Pack<G, kPack>*>(
-              from + (start + list.place[at]) * job.grad_strides.of[0]);
+          value[u] = *reinterpret_cast<const Pack<G, kPack>*>(from + (start + list.place[at]) *
+                                                                         job.grad_strides.of[0]);
         }
       }
 #pragma unroll
@@ -254,8 +254,8 @@ static void write_inputs(const Launch& launch, const Tensor& delta, const Images
   dispatch_reduced(out.scalar_type(), [&](auto type) {
     using O = decltype(type);
     if (is_wide) {
-      launch.run(inputs_dense<O>, blocks)(
-          job, channel_runs(images.pixels, images.channels, job.is_last), Divisor(tiles));
+      launch.run(inputs_dense<O>, blocks)(job, channel_runs(images.pixels, images.channels, job.is_last),
+                                          Divisor(tiles));
     } else {
       launch.run(inputs_strided<O>, blocks)(job);
     }

@@ -44,8 +44,8 @@ struct PixelWords {
 
 constexpr int kWarps = kThreads / 32;
 
-// A block has one class's share of the labels in a part, and a tile of pixels, some for each lane of a warp. Its
-// warps take turns with the class's samples, and then their sums come together.
+// A block has one class's share of the labels in a part, and a tile of pixels, some for each lane of a warp.
+// Its warps take turns with the class's samples, and then their sums come together.
 template <int kPixels>
 __global__ void __launch_bounds__(kThreads) pixel_sums(ClassImages job) {
   constexpr int kSums = 3 * kPixels, kProducts = 6 * kPixels, kValues = kSums + kProducts;

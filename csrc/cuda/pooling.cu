@@ -4,13 +4,29 @@
 #include "common/cells.h"
 #include "common/checks.h"
 #include "cuda/classes.h"
+#include "cuda/divisor.h"
 #include "cuda/launch.h"
 
 namespace pst::cuda {
 
 struct Map {
   int channels, height, width, grid;
+  Divisor by_grid;
+
+  // Of adaptive pooling, as in common/cells.h.
+  __device__ __forceinline__ int start(int cell, int size) const {
+    return static_cast<int>(by_grid.divide(static_cast<uint32_t>(cell * size)));
+  }
+  __device__ __forceinline__ int end(int cell, int size) const {
+    return static_cast<int>(by_grid.divide(static_cast<uint32_t>((cell + 1) * size + grid - 1)));
+  }
 };
+
+// number / by of numbers below 2^16; exact: the half keeps the quotient further from a whole number than its
+// rounding.
+__device__ __forceinline__ int small_quotient(int number, int by) {
+  return static_cast<int>(__fdividef(static_cast<float>(number) + 0.5f, static_cast<float>(by)));
+}
 
 // What a block adds up in shared memory: 48 KiB is what every device has.
 constexpr int kMostSums = 48 * 1024 / sizeof(float);
@@ -20,6 +36,7 @@ constexpr int kMostSums = 48 * 1024 / sizeof(float);
 struct Bands {
   uint32_t count, bands;
   int packs, lanes;
+  Divisor by_packs, by_lanes;
 };
 
 // Contiguous planes. First each thread adds up its rows, column by column; then those sums are added up by
@@ -35,11 +52,11 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t plane_size = static_cast<int64_t>(map.height) * map.width;
   for (int start = 0; start < map.width; start += stride) {  // once, but for very wide maps
     for (int item = threadIdx.x; item < items; item += kThreads) {
-      const int row_of = item / job.packs, pack = item - row_of * job.packs;
-      const int band_of = row_of / job.lanes, lane = row_of - band_of * job.lanes;
-      const uint32_t band = first + band_of, plane = band / map.grid;
-      const int i = static_cast<int>(band - plane * map.grid);
-      const int top = cell_start(i, map.grid, map.height), bottom = cell_end(i, map.grid, map.height);
+      const int row_of = static_cast<int>(job.by_packs.divide(item)), pack = item - row_of * job.packs;
+      const int band_of = static_cast<int>(job.by_lanes.divide(row_of)), lane = row_of - band_of * job.lanes;
+      const uint32_t band = first + band_of, plane = map.by_grid.divide(band);
+      const int i = static_cast<int>(map.by_grid.rest(band, plane));
+      const int top = map.start(i, map.height), bottom = map.end(i, map.height);
       const int column = start + pack * kPack;
       const T* from = features + plane * plane_size + column;
       Pack<float, kPack> sum{};
@@ -55,10 +72,10 @@ __global__ void __launch_bounds__(kThreads)
     }
     __syncthreads();
     for (int cell = threadIdx.x; cell < bands * map.grid; cell += kThreads) {
-      const int band_of = cell / map.grid, j = cell - band_of * map.grid;
-      const int i = static_cast<int>((first + band_of) % static_cast<uint32_t>(map.grid));
-      const int rows = cell_end(i, map.grid, map.height) - cell_start(i, map.grid, map.height);
-      const int left = cell_start(j, map.grid, map.width), right = cell_end(j, map.grid, map.width);
+      const int band_of = static_cast<int>(map.by_grid.divide(cell)), j = cell - band_of * map.grid;
+      const int i = static_cast<int>(map.by_grid.modulo(first + band_of));
+      const int rows = map.end(i, map.height) - map.start(i, map.height);
+      const int left = map.start(j, map.width), right = map.end(j, map.width);
       const int begin = max(left, start) - start, end = min(right - start, stride);
       float sum = 0;
       for (int lane = 0; lane < job.lanes; ++lane) {
@@ -66,7 +83,7 @@ __global__ void __launch_bounds__(kThreads)
         for (int column = begin; column < end; ++column) sum += line[column];
       }
       float* to = pooled + static_cast<int64_t>(first) * map.grid + cell;
-      sum /= static_cast<float>(rows * (right - left));
+      sum *= reciprocal(static_cast<float>(rows * (right - left)));
       *to = start == 0 ? sum : *to + sum;
     }
     __syncthreads();
@@ -77,6 +94,7 @@ __global__ void __launch_bounds__(kThreads)
 // `split` threads for each pack of a cell. `groups` and `tiles` of those make a sample.
 struct Tiles {
   int cells, packs, split, groups, tiles;
+  Divisor by_work, by_tiles, by_packs, by_split, by_cells;
 };
 
 // channels_last: threads add up every `split`-th pixel of a cell, and then their sums are added up.
@@ -84,32 +102,33 @@ template <typename T, int kPack>
 __global__ void __launch_bounds__(kThreads)
     pool_pixels(Map map, Tiles job, const T* __restrict__ features, float* __restrict__ pooled) {
   __shared__ float sums[kThreads * (kPack + 1)];  // [slots, packs * kPack + 1]: no two cells in one bank
-  const int work = static_cast<int>(blockIdx.x % static_cast<unsigned>(job.groups * job.tiles));
-  const int64_t sample = blockIdx.x / static_cast<unsigned>(job.groups * job.tiles);
-  const int group = work / job.tiles, tile = work - group * job.tiles;
+  const int64_t sample = job.by_work.divide(blockIdx.x);
+  const int work = static_cast<int>(job.by_work.modulo(blockIdx.x));
+  const int group = static_cast<int>(job.by_tiles.divide(work)), tile = work - group * job.tiles;
   const int stride = job.packs * kPack + 1;
-  const int slot = threadIdx.x / job.packs, pack = threadIdx.x - slot * job.packs;
+  const int slot = static_cast<int>(job.by_packs.divide(threadIdx.x)), pack = threadIdx.x - slot * job.packs;
   const int first_channel = tile * job.packs * kPack, channel = first_channel + pack * kPack;
   const int all_cells = map.grid * map.grid, first = group * job.cells;
   const int cells = min(job.cells, all_cells - first);
   if (slot < cells * job.split) {
     float sum[kPack] = {};
     if (channel < map.channels) {
-      const int cell = first + slot / job.split, lane = slot % job.split;
-      const int i = cell / map.grid, j = cell - i * map.grid;
-      const int top = cell_start(i, map.grid, map.height), left = cell_start(j, map.grid, map.width);
-      const int columns = cell_end(j, map.grid, map.width) - left;
-      const int pixels = (cell_end(i, map.grid, map.height) - top) * columns;
+      const int of = static_cast<int>(job.by_split.divide(slot)), lane = slot - of * job.split;
+      const int i = static_cast<int>(map.by_grid.divide(first + of)), j = first + of - i * map.grid;
+      const int top = map.start(i, map.height), left = map.start(j, map.width);
+      const int columns = map.end(j, map.width) - left;
+      const int pixels = (map.end(i, map.height) - top) * columns;
       const T* from = features +
                       ((sample * map.height + top) * map.width + left) * static_cast<int64_t>(map.channels) +
                       channel;
       // A step goes so many rows down and columns to the right, and on to the next row where those end.
-      const int down = job.split / columns, right = job.split - down * columns;
+      const int down = small_quotient(job.split, columns), right = job.split - down * columns;
       const int64_t pixel = map.channels;
       const int64_t step = (static_cast<int64_t>(down) * map.width + right) * pixel;
       const int64_t wrap = (map.width - columns) * pixel;
-      int column = lane % columns;
-      from += (static_cast<int64_t>(lane / columns) * map.width + column) * pixel;
+      const int row = small_quotient(lane, columns);
+      int column = lane - row * columns;
+      from += (static_cast<int64_t>(row) * map.width + column) * pixel;
 #pragma unroll 4
       for (int k = lane; k < pixels; k += job.split) {
         const auto value = *reinterpret_cast<const Pack<T, kPack>*>(from);
@@ -126,15 +145,16 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
   const int channels = min(job.packs * kPack, map.channels - first_channel);
-  for (int at = threadIdx.x; at < channels * cells; at += kThreads) {
-    const int c = at / cells, cell = at - c * cells;
-    const int i = (first + cell) / map.grid, j = first + cell - i * map.grid;
-    const int rows = cell_end(i, map.grid, map.height) - cell_start(i, map.grid, map.height);
-    const int columns = cell_end(j, map.grid, map.width) - cell_start(j, map.grid, map.width);
+  const bool is_whole = cells == job.cells;
+  for (int at = threadIdx.x; at < channels * cells; at += blockDim.x) {
+    const int c = is_whole ? static_cast<int>(job.by_cells.divide(at)) : at / cells, cell = at - c * cells;
+    const int i = static_cast<int>(map.by_grid.divide(first + cell)), j = first + cell - i * map.grid;
+    const int rows = map.end(i, map.height) - map.start(i, map.height);
+    const int columns = map.end(j, map.width) - map.start(j, map.width);
     float sum = 0;
     for (int lane = 0; lane < job.split; ++lane) sum += sums[(cell * job.split + lane) * stride + c];
     pooled[(sample * map.channels + first_channel + c) * all_cells + first + cell] =
-        sum / static_cast<float>(rows * columns);
+        sum * reciprocal(static_cast<float>(rows * columns));
   }
 }
 
@@ -186,8 +206,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Of values, how many, their mean and the sum of squares about it; `origin` is taken off them before, so that a
-// large offset costs no digits.
+// Of values, how many, their mean and the sum of squares about it; `origin` is taken off them before, so that
+// a large offset costs no digits.
 struct Moments {
   float origin, count, mean, square;
 
@@ -279,7 +299,7 @@ static Map map_of(const PoolShape& s) {
       "feature maps must have less than 2**31 pixels and channels, grid at most 32768, and a side "
       "less than 2**31 / (grid + 1) pixels");
   return {static_cast<int>(s.channels), static_cast<int>(s.height), static_cast<int>(s.width),
-          static_cast<int>(s.grid)};
+          static_cast<int>(s.grid), Divisor(s.grid)};
 }
 
 // Calls `run` with the largest of the packs 16, 8, 4 (, 2) bytes that divides `run_length` elements.
@@ -303,13 +323,15 @@ static void launch_planes(const Launch& launch, const PoolShape& shape, const Ma
         static_cast<int>(cell_end<int64_t>(0, shape.grid, shape.height)) + (shape.height % shape.grid != 0);
     Bands job{};
     const int64_t count = shape.samples * shape.channels * shape.grid;
-    STD_TORCH_CHECK(count < 0xfffffff0, "the tensor is too large for one launch");
+    STD_TORCH_CHECK(count < 0x7ffffff0, "the tensor is too large for one launch");
     job.count = static_cast<uint32_t>(count);
     job.packs = static_cast<int>(std::min<int64_t>(shape.width / pack(), kMostSums / pack()));
-    // Four rows a thread, but 128 bytes of memory in one go.
-    job.lanes = std::max(divide_up(rows, 4), std::min(rows, divide_up(128, job.packs * pack() * sizeof(T))));
+    // Four rows a thread, but 32 bytes of memory in one go: less is not read.
+    job.lanes = std::max(divide_up(rows, 4), std::min(rows, divide_up(32, job.packs * pack() * sizeof(T))));
     job.lanes = std::min(job.lanes, std::max(1, kMostSums / (job.packs * pack())));
     job.bands = static_cast<uint32_t>(std::max(1, kThreads / (job.lanes * job.packs)));
+    job.by_packs = Divisor(job.packs);
+    job.by_lanes = Divisor(job.lanes);
     const size_t bytes = sizeof(float) * job.bands * job.lanes * job.packs * pack();
     launch.run(pool_planes<T, pack()>, blocks_for(job.count, job.bands), kThreads, bytes)(map, job, from, to);
   });
@@ -326,15 +348,20 @@ static void launch_pixels(const Launch& launch, const PoolShape& shape, const Ma
     Tiles job{};
     job.packs = static_cast<int>(std::min<int64_t>(packs, 128 / (pack() * sizeof(T))));
     const int slots = kThreads / job.packs;
-    // As many cells as give each thread some eight loads.
+    // As many cells as give each thread some eight loads, and no more threads than that.
     job.cells = static_cast<int>(
         std::clamp<int64_t>(8 * kThreads / (pixels * job.packs), 1, std::min<int64_t>(cells, slots)));
-    job.split = slots / job.cells;
+    job.split = static_cast<int>(std::clamp<int64_t>(pixels / 8, 1, slots / job.cells));
+    const int threads = 32 * divide_up(job.packs * job.cells * job.split, 32);
     job.groups = divide_up(cells, job.cells);
     job.tiles = divide_up(packs, job.packs);
     const int64_t work = static_cast<int64_t>(job.groups) * job.tiles;
-    STD_TORCH_CHECK(work <= 0x7fffffff, "the tensor is too large for one launch");
-    launch.run(pool_pixels<T, pack()>, blocks_for(shape.samples * work, 1))(map, job, from, to);
+    job.by_work = Divisor(work);
+    job.by_tiles = Divisor(job.tiles);
+    job.by_packs = Divisor(job.packs);
+    job.by_split = Divisor(job.split);
+    job.by_cells = Divisor(job.cells);
+    launch.run(pool_pixels<T, pack()>, blocks_for(shape.samples * work, 1), threads)(map, job, from, to);
   });
 }
 

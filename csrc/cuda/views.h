@@ -25,7 +25,7 @@ struct ViewWork {
   ViewDraw draw;
   const uint8_t* image;
   int64_t sample;
-  int32_t step[2][kSide * kSide];  // of a JPEG: luma, chroma
+  int32_t step[2][kSide * kSide];   // of a JPEG: luma, chroma
   float inverse[2][kSide * kSide];  // 1 / (8 step)
 };
 

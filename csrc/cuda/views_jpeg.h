@@ -125,8 +125,8 @@ static __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-// Four values of a row, from a multiple of four on, and one on either side of them; beyond the border its value
-// again.
+// Four values of a row, from a multiple of four on, and one on either side of them; beyond the border its
+// value again.
 __device__ __forceinline__ void load_columns(const uint8_t* row, int first, int columns,
                                              int32_t (&values)[kSide / 2 + 2]) {
   const uint32_t word = *reinterpret_cast<const uint32_t*>(row + first);
