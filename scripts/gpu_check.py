@@ -10,6 +10,7 @@ something failed or was left out, 2 where there is no GPU.
 """
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,8 @@ def run_tests(limit: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "tests.xml"
         command = [sys.executable, "-m", "pytest", "-m", "gpu", f"--junitxml={report}", "tests"]
+        if find_spec("xdist") is not None:
+            command += ["-n", str(min(6, os.cpu_count() or 1))]
         result = _run(command, limit)
         if not report.exists():
             return {"passed": False, "why": _tail(result)}
