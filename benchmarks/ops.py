@@ -146,7 +146,7 @@ def measure(
 def _device_ms(
     call: Callable[..., object], arguments: Sequence[Arguments], device: torch.device, seconds: float
 ) -> float:
-    """Of a call, without its launch: some sixteen of them in one CUDA graph, each set of arguments in turn."""
+    """Of a call, without its launch: some sixteen in one CUDA graph, each set of arguments in turn."""
     count = math.ceil(16 / len(arguments)) * len(arguments)
     replay = replayed(rotating(call, arguments), count)
     return compare({"replay": replay}, device, seconds / 4)["replay"].milliseconds / count
