@@ -201,10 +201,9 @@ __global__ void __launch_bounds__(kThreads) write_sums(Job job) {
 
 // Four values of a row of the window, in the order in which they are written, and where they come from.
 struct Four {
-  int row,
-      first;    // of the window's row in the image, and the first value's place in it if nothing is flipped
-  int pixel;    // flipped: where the first value's pixel comes from
-  int channel;  // flipped: of the first value
+  int row;             // of the image that the window's row is
+  int first;           // the first value's place in it, if nothing is flipped
+  int pixel, channel;  // of the first value, if the row is flipped
   bool is_flipped, is_inside;
 
   __device__ __forceinline__ Four(const Job& job, const Work& work, uint32_t pack)
@@ -291,7 +290,8 @@ __device__ __forceinline__ void write_plain(const Job& job, const Work& work, in
 }
 
 // A sample whose colours change, pixel by pixel. Each lane has kRun of them; through shared memory, the warp
-// writes them in memory's order. `held`: the runs before contrast, or null.
+// writes them in memory's order. `held`, where it `is_held`: the thread's one run, as it is just before
+// contrast.
 template <typename T>
 __device__ __forceinline__ void write_coloured(const Job& job, const Work& work, int64_t sample, float mean,
                                                Pixel (&held)[kRun], bool is_held, T* out) {
@@ -327,7 +327,7 @@ __device__ __forceinline__ void write_coloured(const Job& job, const Work& work,
 #pragma unroll
       for (int c = 0; c < 3; ++c) own[3 * lane + c] = packs[c];
       __syncwarp();
-      auto* to = reinterpret_cast<Pack<T, kRun>*>(out) + 3 * first / kRun;
+      auto* to = reinterpret_cast<Pack<T, kRun>*>(out) + 3 * static_cast<int64_t>(first) / kRun;
       const int count = 3 * (end - first) / kRun;
 #pragma unroll
       for (int c = 0; c < 3; ++c) {
@@ -337,7 +337,7 @@ __device__ __forceinline__ void write_coloured(const Job& job, const Work& work,
     } else {
 #pragma unroll
       for (int e = 0; e < 3 * kRun; ++e) {
-        if (at + e / 3 < end) out[3 * at + e] = run[e];
+        if (at + e / 3 < end) out[3 * static_cast<int64_t>(at) + e] = run[e];
       }
     }
   });
