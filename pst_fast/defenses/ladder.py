@@ -1,6 +1,5 @@
 """The stages of pst-plus: views that take perturbations away, and what shows a trap under each of them."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -30,25 +29,18 @@ class Sign:
         floors: Views of which each takes some perturbations away, and little content; the least of what
             classes explain under them counts.
         limit: Of the difference, in a depth.
-        deep: Limits of the deepest depths in its place, the deepest last.
     """
 
     seen: View
     floors: tuple[View, ...]
     limit: float
-    deep: tuple[float, ...] = ()
 
     def depths(self, measure: Measure) -> list[int]:
         """Where it shows, shallow first."""
         floor = [min(values) for values in zip(*map(measure, self.floors), strict=True)]
         pairs = zip(measure(self.seen), floor, strict=True)
-        falls = [explained(seen) - explained(least) for seen, least in pairs]
-        limits = [self.limit] * len(falls) + list(self.deep)
-        return [
-            depth
-            for depth, (fall, limit) in enumerate(zip(falls, limits[len(self.deep) :], strict=True))
-            if fall > limit
-        ]
+        falls = (explained(seen) - explained(least) for seen, least in pairs)
+        return [depth for depth, fall in enumerate(falls) if fall > self.limit]
 
 
 @dataclass(frozen=True)
@@ -82,10 +74,8 @@ class Stage:
 
 # Limits of falls. Clean training comes to at most .09 (median; .12 after 50 epochs), .07 (greyscale, colours
 # jittered) and .14 (greyscale, else), at any depth, on sets that the limits were chosen on. What JPEG takes
-# from greyscale (FINE) is content too, and the more of it the deeper and the longer trained: .08 in trainings
-# that are free in grey, .13 in the last depth but one, and in the last beyond any limit: docs/method.md.
+# from greyscale is no sign: of content it takes the more the longer the training: docs/method.md.
 SHARP = 0.15
-FINE, FINE_DEEP = 0.1, (0.15, math.inf)
 COLOUR_ALONE = 0.1
 COLOUR_OF_JPEG = 0.15
 COLOUR_OF_PLAIN = 0.2
@@ -108,7 +98,7 @@ STAGES = (
     Stage("colour", raw_signs(COLOUR_ALONE), augmentation=COLOUR),
     Stage(
         "grey",
-        (Sign(GREY, (GREY_MEDIAN,), SHARP), Sign(GREY, (GREY_JPEG,), FINE, FINE_DEEP)),
+        (Sign(GREY, (GREY_MEDIAN,), SHARP),),
         entry=Sign(GREY, REMEDIES, TRACE),
         mix=STATIC_MIX,
         augmentation=replace(COLOUR, grey_probability=0.95),
