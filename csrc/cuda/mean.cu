@@ -180,9 +180,8 @@ __global__ void __launch_bounds__(kThreads) inputs_strided(Inputs job) {
     return sample * strides.of[0] + place.offset(job.images, strides);
   };
   const float x = job.x[at(n, job.x_strides)], delta = job.delta[at(job.labels[n], job.delta_strides)];
-  const float value = (clamp01(x + delta) - job.normalisation.mean_of(place.channel)) *
-                      job.normalisation.inverse_of(place.channel);
-  narrow(value, static_cast<O*>(job.out) + at(n, job.out_strides));
+  narrow(job.normalisation(clamp01(x + delta), place.channel),
+         static_cast<O*>(job.out) + at(n, job.out_strides));
 }
 
 // Whether `pack` elements of any of the images' runs can be read at once.

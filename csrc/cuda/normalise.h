@@ -17,6 +17,9 @@ struct Normalisation {
   __device__ __forceinline__ float inverse_of(int64_t channel) const {
     return std == nullptr ? 1.0f : 1.0f / std[channel * std_stride];
   }
+  __device__ __forceinline__ float operator()(float value, int64_t channel) const {
+    return (value - mean_of(channel)) * inverse_of(channel);
+  }
 };
 
 static Normalisation normalisation_of(const MaybeTensor& mean, const MaybeTensor& std) {

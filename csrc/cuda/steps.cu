@@ -118,8 +118,7 @@ __global__ void __launch_bounds__(kThreads)
       clamp01(clean + moves.of(n)(at.delta[offset_of(strides.delta, n, c, h, w)], gradient));
   at.new_delta[offset_of(strides.new_delta, n, c, h, w)] = perturbed - clean;
   if (at.out != nullptr) {
-    narrow((perturbed - at.normalisation.mean_of(c)) * at.normalisation.inverse_of(c),
-           static_cast<O*>(at.out) + offset_of(strides.out, n, c, h, w));
+    narrow(at.normalisation(perturbed, c), static_cast<O*>(at.out) + offset_of(strides.out, n, c, h, w));
   }
 }
 

@@ -71,9 +71,8 @@ def test_a_trap_is_variance_that_classes_explain_no_more_under_a_view_at_any_dep
 
 
 def test_what_jpeg_takes_from_grey_content_is_no_sign():
-    assert (
-        STAGES[1].trapped(measure_of({GREY: raised(0.14), GREY_MEDIAN: CALM, GREY_JPEG: raised(-0.2)})) == []
-    )
+    measures = {GREY: raised(0.14), GREY_MEDIAN: CALM, GREY_JPEG: raised(-0.2)}
+    assert STAGES[1].trapped(measure_of(measures)) == []
 
 
 def test_large_measures_of_which_both_views_explain_nearly_all_are_no_sign():

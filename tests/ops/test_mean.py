@@ -99,7 +99,7 @@ def test_training_sizes_agree_with_twin(
     ("samples", "num_classes", "shape"),
     [(65, 100, (3, 64, 64)), (4500, 2, (3, 2, 2)), (4500, 700, (3, 8, 8))],
 )
-@pytest.mark.parametrize("layouts", itertools.product(DENSE, DENSE))
+@pytest.mark.parametrize("layouts", list(itertools.product(DENSE, DENSE)))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_many_of_all_agree_with_twin(
     device: torch.device,
