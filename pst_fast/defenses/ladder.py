@@ -9,8 +9,8 @@ from pst_fast.pst.trigger import explained
 from pst_fast.train.augmentation import COLOUR, PLAIN, Augmentation
 from pst_fast.train.following import Following
 
-Measure = Callable[[View], Sequence[float]]
-"""ACM by depth, stem first, of the probes under a view."""
+Measured = Mapping[View, Sequence[float]]
+"""ACM by depth, stem first, of the probes under views."""
 
 RAW, GREY = View(), View().in_grey()
 JPEG, GREY_JPEG = View.jpeg(10), View.jpeg(10).in_grey()
@@ -35,10 +35,15 @@ class Sign:
     floors: tuple[View, ...]
     limit: float
 
-    def depths(self, measure: Measure) -> list[int]:
+    @property
+    def views(self) -> tuple[View, ...]:
+        """What has to be measured."""
+        return (self.seen, *self.floors)
+
+    def depths(self, measured: Measured) -> list[int]:
         """Where it shows, shallow first."""
-        floor = [min(values) for values in zip(*map(measure, self.floors), strict=True)]
-        pairs = zip(measure(self.seen), floor, strict=True)
+        floor = [min(values) for values in zip(*(measured[view] for view in self.floors), strict=True)]
+        pairs = zip(measured[self.seen], floor, strict=True)
         falls = (explained(seen) - explained(least) for seen, least in pairs)
         return [depth for depth, fall in enumerate(falls) if fall > self.limit]
 
@@ -67,9 +72,14 @@ class Stage:
     following: Following | None = None
     looks: tuple[View, ...] = ()
 
-    def trapped(self, measure: Measure) -> list[int]:
+    @property
+    def views(self) -> list[View]:
+        """What its signs need measured."""
+        return list(dict.fromkeys(view for sign in self.signs for view in sign.views))
+
+    def trapped(self, measured: Measured) -> list[int]:
         """Depths, shallow first, at which a sign shows."""
-        return sorted({depth for sign in self.signs for depth in sign.depths(measure)})
+        return sorted({depth for sign in self.signs for depth in sign.depths(measured)})
 
 
 # Limits of falls. Clean training comes to at most .09 (median; .12 after 50 epochs), .07 (greyscale, colours
@@ -125,10 +135,10 @@ STAGES = (
 )
 
 
-def next_stage(stages: Sequence[Stage], number: int, measure: Measure) -> int:
+def next_stage(stages: Sequence[Stage], number: int, measure: Callable[[Sequence[View]], Measured]) -> int:
     """The first stage after ``number`` under whose view a trapped network shows no trace of the trap."""
     for later in range(number + 1, len(stages)):
         entry = stages[later].entry
-        if entry is None or not entry.depths(measure):
+        if entry is None or not entry.depths(measure(entry.views)):
             return later
     return number

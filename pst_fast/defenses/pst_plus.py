@@ -7,7 +7,7 @@ without any clean image. Then training goes back to before it, and on under the 
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,7 +15,7 @@ import torch
 from pst_fast import ops
 from pst_fast.defenses import views
 from pst_fast.defenses.base import DEFENSES, Defense, Event
-from pst_fast.defenses.ladder import STAGES, Stage, next_stage
+from pst_fast.defenses.ladder import STAGES, Measured, Stage, next_stage
 from pst_fast.ops import View
 from pst_fast.pst.cadence import Cadence
 from pst_fast.pst.schedule import GROWTH, INTERVAL
@@ -75,13 +75,13 @@ class PSTPlus(Defense):
         return views.apply_mix(images, stage.mix, seed, step) if stage.mix else images
 
     def _check(self) -> None:
-        measure = cache(self._measure)  # until the end of this check
-        trapped = self.stages[self._stage].trapped(measure)
+        stage = self.stages[self._stage]
+        trapped = stage.trapped(self._measure(stage.views))
         if not trapped:
             self._snapshots.take()
         if not self._cadence.confirms(bool(trapped)):
             return
-        self._stage = next_stage(self.stages, self._stage, measure)
+        self._stage = next_stage(self.stages, self._stage, self._measure)
         if self.rollback:
             self._snapshots.go_back(self.rollback)
         names = [stage.name for stage in self._fit.acm.stages]
@@ -89,9 +89,11 @@ class PSTPlus(Defense):
         words = f"trapped: went back, and on under {self.stages[self._stage].name!r}"
         self.events.append(Event(self._cadence.steps, "view", concerned, words))
 
-    def _measure(self, view: View) -> list[float]:
-        seen = ops.degrade(self._fit.probe_images, [view], seed=0, offset=0)
-        return list(self._fit.acm(normalise(seen)).values())
+    def _measure(self, measured: Sequence[View]) -> Measured:
+        probes = self._fit.probe_images
+        seen = [normalise(ops.degrade(probes, [view], seed=0, offset=0)) for view in measured]
+        by_stage = self._fit.acm.under(seen)
+        return {view: list(acm.values()) for view, acm in zip(measured, by_stage, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
         return {

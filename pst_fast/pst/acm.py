@@ -5,7 +5,7 @@ linear-discriminant ratio of each stage's output on training images. Positions a
 *where* on the map activations cluster tells perturbations from content.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import torch
@@ -31,7 +31,8 @@ class ActivationClusterMeasurement:
         stages: Stage name -> submodule name(s), shallow first; found by depth if None.
         grid: The output of a stage is averaged over ``grid`` x ``grid`` cells.
         components: Principal components of the pooled features that are kept.
-        batch_size: Images a forward pass.
+        batch_size: Images a forward pass; None: 350 on a CPU, and on a GPU, where a pass of few small images
+            is all launches, as many as have the pixels of 350 images of 224 pixels.
         bf16: Whether the forward passes run under autocast to bf16.
         measure: ``(pooled [N,D], labels [N], num_classes) -> float``, another definition of the measure. It
             may return a tensor of one element: if it does for every stage, those are read at once.
@@ -39,7 +40,8 @@ class ActivationClusterMeasurement:
             network and probes, and all call this; each runs the network on a part of the probes, the
             features come together in the process of rank 0, and all get what that one measures, to the bit.
 
-    Calling it returns ``{stage name: value}``, shallow first; the host waits for the device once, at the end.
+    Calling it returns ``{stage name: value}``, shallow first; :meth:`under` does so for several views of the
+    probes at once. The host waits for the device once, at the end.
     For 10 classes and 700 probes, values around .2-.4 are a fresh network's; a trap shows as values above 1
     in shallow stages.
 
@@ -56,7 +58,7 @@ class ActivationClusterMeasurement:
         stages: StageNames | None = None,
         grid: int = 4,
         components: int = 32,
-        batch_size: int = 350,
+        batch_size: int | None = None,
         bf16: bool = False,
         measure: Callable[[torch.Tensor, torch.Tensor, int], float | torch.Tensor] | None = None,
         distributed: bool = False,
@@ -70,13 +72,12 @@ class ActivationClusterMeasurement:
             raise ValueError("labels: ACM needs probe images of at least two classes")
         self.stages: list[Stage] = find_stages(self.model, stages, images[:2])
         self.grid = grid
-        self.batch_size = batch_size
+        self.batch_size = batch_size or _default_batch(images)
         self.bf16 = bf16
         self.components = components
         self._measure = measure
         self._distributed = distributed
 
-    @torch.no_grad()
     def __call__(self, images: torch.Tensor | None = None, *, depth: int | None = None) -> dict[str, float]:
         """Measure.
 
@@ -85,28 +86,45 @@ class ActivationClusterMeasurement:
             depth: How many of the stages are measured, shallow ones first; None: all. The network is run no
                 further than these need.
         """
-        images = self.images if images is None else images
+        return self.under([self.images if images is None else images], depth=depth)[0]
+
+    @torch.no_grad()
+    def under(self, views: Sequence[torch.Tensor], *, depth: int | None = None) -> list[dict[str, float]]:
+        """Measure under each of some views, in passes and launches that they share.
+
+        Args:
+            views: The probes under each, [N,3,H,W] as the model takes them.
+            depth: As above.
+        """
         names = [stage.name for stage in self.stages[:depth]]
-        if not names:
-            return {}
-        if self._distributed and len(images) >= processes.world_size():
-            own = self._features(images[processes.shard().of(len(images))], names)
-            gathered = [processes.gather_rows(rows, len(images)) for rows in own]
+        if not names or not views:
+            return [{} for _ in views]
+        samples = len(self.labels)
+        if self._distributed and samples >= processes.world_size():
+            shard = processes.shard().of(samples)
+            own = self._features([images[shard] for images in views], names)
+            gathered = [processes.gather_rows(rows, samples) for rows in own]
             pooled = [rows for rows in gathered if rows is not None]
         else:
-            pooled = self._features(images, names)
-        values = self._values(pooled, self.labels.to(images.device)) if pooled else []
+            pooled = self._features(views, names)
+        values = self._values(pooled, self.labels.to(views[0].device)) if pooled else []
         if self._distributed:
             values = processes.broadcast(values)
-        return dict(zip(names, values, strict=True))
+        each = [values[start : start + len(names)] for start in range(0, len(values), len(names))]
+        return [dict(zip(names, view, strict=True)) for view in each]
 
-    def _features(self, images: torch.Tensor, names: list[str]) -> list[torch.Tensor]:
+    def _features(self, views: Sequence[torch.Tensor], names: list[str]) -> list[torch.Tensor]:
+        """Of each view its stages', [N,D] each: what ``names`` has for the first, then for the second, ..."""
         pooled: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-        with evaluating(self.model), self._collecting(pooled), autocast(images.device, self.bf16):
-            for start in range(0, len(images), self.batch_size):
+        sizes = [len(images) for images in views]
+        fits = sum(sizes) <= self.batch_size
+        batches = [torch.cat(list(views))] if fits else [b for v in views for b in v.split(self.batch_size)]
+        with evaluating(self.model), self._collecting(pooled), autocast(batches[0].device, self.bf16):
+            for batch in batches:
                 with suppress(_Enough):
-                    self.model(images[start : start + self.batch_size])
-        return [torch.cat(parts) for parts in pooled.values()]
+                    self.model(batch)
+        by_stage = [torch.cat(parts).split(sizes) for parts in pooled.values()]
+        return [features for view in zip(*by_stage, strict=True) for features in view]
 
     def _values(self, pooled: list[torch.Tensor], labels: torch.Tensor) -> list[float]:
         classes = len(self.classes)
@@ -139,6 +157,13 @@ class ActivationClusterMeasurement:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _default_batch(images: torch.Tensor) -> int:
+    """How many images like these a pass of a measurement has."""
+    if images.device.type == "cpu":
+        return 350
+    return max(1, 350 * 224 * 224 // (images.shape[-2] * images.shape[-1]))
 
 
 class _Enough(Exception):

@@ -34,7 +34,8 @@ def spatial_ldas(
     features give the same value, and no global random state is touched.
 
     Args:
-        pooled: Each layer's features [N,D], floating point, D of its own; all on one device.
+        pooled: Each layer's features [N,D], floating point, D of its own; all on one device. Layers of one
+            size share launches, and all share those of small matrices.
         labels: int64 [N], in [0, num_classes), on that device.
         num_classes: K, at least 2.
         components: Principal components that are kept (fewer where N or D is smaller).
@@ -44,56 +45,78 @@ def spatial_ldas(
     """
     if not pooled:
         return []
+    by_shape: dict[torch.Size, list[int]] = {}
+    for number, features in enumerate(pooled):
+        by_shape.setdefault(features.shape, []).append(number)
+    centred = [_centred([pooled[number] for number in alike]) for alike in by_shape.values()]
     members = labels[:, None] == torch.arange(num_classes, device=labels.device)
     indicator = members.double()  # [N, K]
-    statistics = [_statistics(features, labels, indicator, components) for features in pooled]
-    sizes = [s.shape for s in statistics]
+    statistics = [_statistics(scores, labels, indicator) for scores in _scores(centred, components)]
     host = torch.cat([s.flatten() for s in statistics]).cpu()  # the one synchronisation
-    values, start = [], 0
-    for (rows, width), features in zip(sizes, pooled, strict=True):
-        block = host[start : start + rows * width].reshape(rows, width)
-        start += rows * width
-        values.append(_measure(block[:width], block[width:], min(components, *features.shape)))
+    values, start = [0.0] * len(pooled), 0
+    for alike, on_device in zip(by_shape.values(), statistics, strict=True):
+        blocks = host[start : start + on_device.numel()].reshape(on_device.shape)
+        start += blocks.numel()
+        width = on_device.shape[2]
+        for number, block in zip(alike, blocks, strict=True):
+            keep = min(components, *pooled[number].shape)
+            values[number] = _measure(block[:width], block[width:], keep)
     return values
 
 
-def _statistics(
-    features: torch.Tensor, labels: torch.Tensor, indicator: torch.Tensor, components: int
-) -> torch.Tensor:
-    """Within-class covariance [q,q] of the scores, and below it the K classes' weighted means [K,q]."""
+def _centred(features: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Features of one size as [B,N,D], each of mean 0 over the N."""
     # On CUDA products of float32 may run in TF32, which is too coarse; on the CPU double takes twice as long.
-    centred = features.to(torch.float64 if features.is_cuda else torch.float32)
-    centred = centred - centred.mean(0)
-    samples, size = centred.shape
-    width = min(components + OVERSAMPLING, samples, size)
-    scores = (centred if width == size else centred @ _basis(centred, width)).double()
-    scores = scores - scores.mean(0)  # what float32 left of a large mean
-    counts = indicator.sum(0)
+    stacked = torch.stack([f.to(torch.float64 if f.is_cuda else torch.float32) for f in features])
+    return stacked.sub_(stacked.mean(1, keepdim=True))
+
+
+def _scores(centred: Sequence[torch.Tensor], components: int) -> list[torch.Tensor]:
+    """Each one's [B,N,q] in a small basis, double."""
+    widths = [min(components + OVERSAMPLING, *features.shape[1:]) for features in centred]
+    scores = list(centred)
+    for width in set(widths):
+        # Where the basis would be as large as the features, these are their own scores.
+        wide = [n for n, f in enumerate(centred) if widths[n] == width < f.shape[2]]
+        bases = _bases([centred[n] for n in wide], width) if wide else []
+        for n, basis in zip(wide, bases, strict=True):
+            scores[n] = centred[n] @ basis
+    return [s.double() for s in scores]
+
+
+def _statistics(scores: torch.Tensor, labels: torch.Tensor, indicator: torch.Tensor) -> torch.Tensor:
+    """Within-class covariances [B,q,q] of the scores, and below them the K classes' weighted means."""
+    scores = scores - scores.mean(1, keepdim=True)  # what float32 left of a large mean
+    samples, counts = len(labels), indicator.sum(0)
     means = (indicator.T @ scores) / counts.clamp(min=1)[:, None]
-    deviations = scores - means.index_select(0, labels)
-    within = deviations.T @ deviations / samples
-    return torch.cat([within, means * (counts / samples).sqrt()[:, None]])
+    deviations = scores - means.index_select(1, labels)
+    within = deviations.mT @ deviations / samples
+    return torch.cat([within, means * (counts / samples).sqrt()[:, None]], 1)
 
 
-def _basis(centred: torch.Tensor, width: int) -> torch.Tensor:
-    """Orthonormal directions [D,width] that hold the leading components of ``centred`` [N,D]."""
-    start = torch.Generator(centred.device).manual_seed(0)
-    size = (centred.shape[1], width)
-    basis = torch.randn(size, generator=start, dtype=centred.dtype, device=centred.device)
+def _bases(centred: Sequence[torch.Tensor], width: int) -> list[torch.Tensor]:
+    """Orthonormal directions [B,D,width] that hold the leading components of each ``centred`` [B,N,D]."""
+    bases = []
+    for features in centred:
+        start = torch.Generator(features.device).manual_seed(0)
+        size = (features.shape[2], width)
+        bases.append(torch.randn(size, generator=start, dtype=features.dtype, device=features.device))
     for _ in range(ITERATIONS):
-        basis = _orthonormal(centred.T @ (centred @ basis))
-    return basis
+        passed = zip(centred, bases, strict=True)
+        bases = _orthonormal([features.mT @ (features @ basis) for features, basis in passed])
+    return bases
 
 
-def _orthonormal(columns: torch.Tensor) -> torch.Tensor:
-    """The columns' span by Cholesky QR, in double. Directions of next to no length stay short."""
-    wide = columns.double()
-    gram = wide.T @ wide
-    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    shift = 1e-13 * gram.diagonal().sum() + 1e-200  # so that the factorisation cannot fail
-    factor = torch.linalg.cholesky_ex(gram + shift * identity)[0]
-    inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
-    return (wide @ inverse.T).to(columns.dtype)
+def _orthonormal(columns: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The columns' spans by Cholesky QR, in double. Directions of next to no length stay short."""
+    wide = [c.double() for c in columns]
+    grams = torch.cat([w.mT @ w for w in wide])
+    identity = torch.eye(grams.shape[-1], dtype=grams.dtype, device=grams.device)
+    shifts = 1e-13 * grams.diagonal(dim1=1, dim2=2).sum(1) + 1e-200  # so that factorisations cannot fail
+    factors = torch.linalg.cholesky_ex(grams + shifts[:, None, None] * identity)[0]
+    inverses = torch.linalg.solve_triangular(factors, identity.expand_as(factors), upper=False)
+    each = inverses.split([len(w) for w in wide])
+    return [(w @ inverse.mT).to(columns[0].dtype) for w, inverse in zip(wide, each, strict=True)]
 
 
 def _measure(within: torch.Tensor, means: torch.Tensor, keep: int) -> float:

@@ -78,9 +78,9 @@ class OverViews:
         self.acm, self.views, self.depth = acm, views, depth
 
     def __call__(self) -> Finding:
-        acm = self.acm(depth=self.depth)
+        degraded = [images for images, _ in self.views]
+        acm, *floors = self.acm.under([self.acm.images, *degraded], depth=self.depth)
         trapped: set[str] = set()
-        for images, limit in self.views:
-            under = self.acm(images, depth=self.depth)
+        for under, (_, limit) in zip(floors, self.views, strict=True):
             trapped |= {name for name in acm if explained(acm[name]) - explained(under[name]) > limit}
         return Finding(acm, tuple(name for name in acm if name in trapped))

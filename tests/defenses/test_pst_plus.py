@@ -39,7 +39,7 @@ Values = dict[View, tuple[float, ...]]
 
 def measure_of(values: Values):
     """ACM by depth as a test sets it; CALM where it does not."""
-    return lambda view: list(values.get(view, CALM))
+    return lambda views: {view: values.get(view, CALM) for view in views}
 
 
 def raised(by: float, *, at: int | None = None) -> tuple[float, ...]:
@@ -67,23 +67,23 @@ def test_a_trap_is_variance_that_classes_explain_no_more_under_a_view_at_any_dep
         measures[floor] = tuple(
             c if d == depth else m for d, (c, m) in enumerate(zip(CALM, high, strict=True))
         )
-        assert STAGES[stage].trapped(measure_of(measures)) == trapped
+        assert STAGES[stage].trapped(measures) == trapped
 
 
 def test_what_jpeg_takes_from_grey_content_is_no_sign():
     measures = {GREY: raised(0.14), GREY_MEDIAN: CALM, GREY_JPEG: raised(-0.2)}
-    assert STAGES[1].trapped(measure_of(measures)) == []
+    assert STAGES[1].trapped(measures) == []
 
 
 def test_large_measures_of_which_both_views_explain_nearly_all_are_no_sign():
-    assert Sign(RAW, (MEDIAN,), 0.08).depths({RAW: (50.0,), MEDIAN: (20.0,)}.__getitem__) == []  # .98 and .95
-    assert Sign(RAW, (MEDIAN,), 0.08).depths({RAW: (1.0,), MEDIAN: (0.6,)}.__getitem__) == [0]  # .5 and .375
+    assert Sign(RAW, (MEDIAN,), 0.08).depths({RAW: (50.0,), MEDIAN: (20.0,)}) == []  # .98 and .95
+    assert Sign(RAW, (MEDIAN,), 0.08).depths({RAW: (1.0,), MEDIAN: (0.6,)}) == [0]  # .5 and .375
 
 
 def test_of_several_floors_the_least_counts_at_each_depth():
     sign = Sign(RAW, (JPEG, SMOOTH), 0.1)
     measures = {RAW: (1.0, 1.0, 1.0), JPEG: (1.0, 0.5, 0.8), SMOOTH: (1.0, 2.0, 0.8)}
-    assert sign.depths(lambda view: measures[view]) == [1]
+    assert sign.depths(measures) == [1]
 
 
 TRAP = raised(0.3)
@@ -112,7 +112,7 @@ def test_stages_get_stronger_and_end_with_one_that_nothing_follows():
     assert STAGES[0].augmentation == COLOUR and not STAGES[0].mix and STAGES[0].following is None
     assert all(sum(stage.mix.values()) == pytest.approx(1) for stage in STAGES[1:])
     everything = measure_of(dict.fromkeys((RAW, GREY, JPEG, SMOOTH), TRAP))
-    assert next_stage(STAGES, 3, everything) == 4 and STAGES[4].trapped(everything) == []
+    assert next_stage(STAGES, 3, everything) == 4 and STAGES[4].trapped({}) == []
     assert next_stage(STAGES, 4, everything) == 4
 
 

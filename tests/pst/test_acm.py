@@ -76,6 +76,31 @@ def test_batches_do_not_change_it():
     assert parts == pytest.approx(whole, rel=1e-4)
 
 
+@pytest.mark.parametrize("batch_size", [7, 350])
+def test_views_measured_together_have_the_values_that_each_has_alone(batch_size):
+    model = network()
+    images, labels = torch.randn(30, 3, 12, 12), torch.arange(30) % 4
+    acm = ActivationClusterMeasurement(model, images, labels, batch_size=batch_size)
+    views = [images, images.flip(3), 0.1 * images]
+    together = acm.under(views)
+    for found, view in zip(together, views, strict=True):
+        assert found == pytest.approx(acm(view), rel=1e-4)
+    assert len({tuple(found.values()) for found in together}) == 3
+    assert acm.under([]) == [] and acm.under(views, depth=0) == [{}, {}, {}]
+
+
+def test_views_share_the_passes_of_the_network():
+    model = network()
+    images, labels = torch.randn(30, 3, 12, 12), torch.arange(30) % 4
+    passes: list[int] = []
+    model[0].register_forward_hook(lambda module, inputs, output: passes.append(len(output)))
+    for batch_size, expected in ((90, [60]), (59, [30, 30]), (20, [20, 10, 20, 10])):
+        acm = ActivationClusterMeasurement(model, images, labels, batch_size=batch_size)
+        passes.clear()
+        acm.under([images, -images])
+        assert passes == expected
+
+
 def test_shallow_stages_are_measured_without_running_the_deep_ones():
     model = network()
     x, y = torch.randn(20, 3, 8, 8), torch.arange(20) % 2

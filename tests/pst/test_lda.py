@@ -65,6 +65,30 @@ def test_features_that_are_not_finite_give_nan() -> None:
     assert found[1] == pytest.approx(exact_lda(features[:, 10:], labels, 7), rel=1e-3)
 
 
+def test_layers_of_one_size_do_not_touch_each_other() -> None:
+    """They are worked on together: values stay in order, and what one cannot give, the others do."""
+    layers = [activations(60, size, 0.5, seed)[0] for seed, size in enumerate((80, 20, 80, 20, 55))]
+    labels = torch.arange(60) % 7
+    layers[2][3, 4] = float("nan")
+    found = spatial_ldas(layers, labels, 7)
+    assert found[2] != found[2]
+    for number in (0, 1, 3, 4):
+        assert found[number] == pytest.approx(exact_lda(layers[number], labels, 7), rel=1e-3)
+
+
+def test_layers_of_one_size_share_their_products_and_all_layers_a_factorisation() -> None:
+    """On a GPU a measurement takes as long as its launches: they must not grow with views."""
+    shared = ("bmm", "linalg_cholesky_ex", "linalg_solve_triangular")
+    counts = []
+    for views in (1, 3):
+        layers = [activations(60, size, 0.5)[0] for size in (80, 100)] * views
+        with _Recorder() as recorder:
+            spatial_ldas(layers, torch.arange(60) % 7, 7)
+        counts.append([recorder.names.count(name) for name in shared])
+    assert counts[0] == counts[1]
+    assert counts[0][1:] == [5, 5]
+
+
 def test_classes_without_samples_and_no_layers() -> None:
     features, labels = activations(60, 80, 0.5)
     assert spatial_lda(features, labels, 9) == pytest.approx(spatial_lda(features, labels, 7) * 6 / 8)

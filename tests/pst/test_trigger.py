@@ -13,7 +13,7 @@ RAW, JPEG, GREY = (torch.tensor([float(number)]) for number in range(3))
 class Scripted:
     """Stands in for the measurement: values by view, and how deep each was asked for."""
 
-    stages = STAGES
+    stages, images = STAGES, RAW
 
     def __init__(self, *values: tuple[float, float, float]) -> None:
         self.values, self.asked = values, []
@@ -21,6 +21,9 @@ class Scripted:
     def __call__(self, images: torch.Tensor = RAW, *, depth: int | None = None) -> dict[str, float]:
         self.asked.append((int(images), depth))
         return dict(zip(("stem", "middle", "deep")[:depth], self.values[int(images)], strict=False))
+
+    def under(self, views: list[torch.Tensor], *, depth: int | None = None) -> list[dict[str, float]]:
+        return [self(images, depth=depth) for images in views]
 
 
 def test_stages_over_their_own_limit_are_trapped_and_deeper_ones_not_looked_at():
