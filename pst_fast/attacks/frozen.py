@@ -8,6 +8,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pst_fast.attacks.activated import activate
 from pst_fast.attacks.packed_stem import pack_stems
 from pst_fast.precision import computes_in_bf16
 
@@ -25,14 +26,16 @@ def frozen(model: nn.Module) -> nn.Module:
     """
     model = copy.deepcopy(model).eval()
     try:
-        model = _fold_batch_norms(fx.GraphModule(model, _Tracer().trace(model)))
+        traced = _fold_batch_norms(fx.GraphModule(model, _Tracer().trace(model)))
+        pack_stems(traced)
+        model = activate(traced)
     except Exception as error:  # whatever the network's own code raises when it meets a traced value
         _log.warning(
             "The network's batch norms stay apart from its convolutions, which is slower, because torch.fx "
             "cannot trace it: %s",
             error,
         )
-    pack_stems(model)
+        pack_stems(model)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     dtype = torch.bfloat16 if computes_in_bf16(device) else torch.float32
     # Tracing and folding made modules and parameters anew.
