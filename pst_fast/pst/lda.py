@@ -57,10 +57,8 @@ def spatial_ldas(
     for alike, on_device in zip(by_shape.values(), statistics, strict=True):
         blocks = host[start : start + on_device.numel()].reshape(on_device.shape)
         start += blocks.numel()
-        width = on_device.shape[2]
-        for number, block in zip(alike, blocks, strict=True):
-            keep = min(components, *pooled[number].shape)
-            values[number] = _measure(block[:width], block[width:], keep)
+        for number, value in zip(alike, _measures(blocks, components), strict=True):
+            values[number] = value
     return values
 
 
@@ -119,13 +117,17 @@ def _orthonormal(columns: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [(w @ inverse.mT).to(columns[0].dtype) for w, inverse in zip(wide, each, strict=True)]
 
 
-def _measure(within: torch.Tensor, means: torch.Tensor, keep: int) -> float:
-    """The measure, from covariance [q,q] and weighted means [K,q], on the ``keep`` leading components."""
-    if not (within.isfinite().all() and means.isfinite().all()):
-        return float("nan")
-    _, basis = torch.linalg.eigh(within + means.T @ means)
-    basis = basis[:, -keep:]
-    within, means = basis.T @ within @ basis, means @ basis
-    ridge = 1e-3 * within.diagonal().mean() + 1e-8
-    ratio = torch.linalg.solve(within + ridge * torch.eye(keep, dtype=within.dtype), means.T @ means)
-    return float(ratio.trace() / (len(means) - 1))
+def _measures(statistics: torch.Tensor, components: int) -> list[float]:
+    """The measure by layer, on the leading components, from :func:`_statistics` [B,q+K,q] on the host."""
+    width = statistics.shape[2]
+    keep = min(components, width)
+    is_finite = statistics.isfinite().flatten(1).all(1)
+    within, means = statistics.where(is_finite[:, None, None], 0.0).tensor_split([width], 1)
+    _, basis = torch.linalg.eigh(within + means.mT @ means)
+    basis = basis[:, :, -keep:]
+    within, means = basis.mT @ within @ basis, means @ basis
+    ridges = 1e-3 * within.diagonal(dim1=1, dim2=2).mean(1) + 1e-8
+    identity = torch.eye(keep, dtype=within.dtype)
+    ratios = torch.linalg.solve(within + ridges[:, None, None] * identity, means.mT @ means)
+    values = ratios.diagonal(dim1=1, dim2=2).sum(1) / (means.shape[1] - 1)
+    return values.where(is_finite, torch.nan).tolist()
