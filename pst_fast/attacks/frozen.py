@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pst_fast.attacks.activated import activate
-from pst_fast.attacks.packed_stem import pack_stems
+from pst_fast.attacks.stem import Blocks, Filled, rearrange_stems
 from pst_fast.precision import computes_in_bf16
 
 _log = logging.getLogger(__name__)
@@ -20,22 +20,22 @@ def frozen(model: nn.Module) -> nn.Module:
 
     No parameter of it requires gradients, which saves a third of a step's arithmetic. Batch norm uses its
     running statistics, so that a sample's perturbation does not depend on its neighbours in the batch, and
-    where it follows a convolution it is folded into it. Stems of stride two see packed pixels
-    (:mod:`~pst_fast.attacks.packed_stem`). The copy is channels_last, and bf16 where the device
+    where it follows a convolution it is folded into it; biases, sums and ReLUs are computed with their
+    convolution (:mod:`~pst_fast.attacks.activated`), and stems over more channels
+    (:mod:`~pst_fast.attacks.stem`). The copy is channels_last, and bf16 where the device
     computes in it: its inputs have to be so too (:func:`~pst_fast.attacks.pgd.perturbed_inputs`).
     """
-    model = copy.deepcopy(model).eval()
+    model = copy.deepcopy(model)
+    rearrange_stems(model)
+    model.eval()
     try:
-        traced = _fold_batch_norms(fx.GraphModule(model, _Tracer().trace(model)))
-        pack_stems(traced)
-        model = activate(traced)
+        model = activate(_fold_batch_norms(fx.GraphModule(model, _Tracer().trace(model))))
     except Exception as error:  # whatever the network's own code raises when it meets a traced value
         _log.warning(
             "The network's batch norms stay apart from its convolutions, which is slower, because torch.fx "
             "cannot trace it: %s",
             error,
         )
-        pack_stems(model)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     dtype = torch.bfloat16 if computes_in_bf16(device) else torch.float32
     # Tracing and folding made modules and parameters anew.
@@ -44,10 +44,10 @@ def frozen(model: nn.Module) -> nn.Module:
 
 
 class _Tracer(fx.Tracer):
-    """Convolutions of one's own classes are left whole too."""
+    """Convolutions of one's own classes are left whole too, and what looks at its images' size."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, nn.Conv2d | Blocks | Filled) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _fold_batch_norms(traced: fx.GraphModule) -> fx.GraphModule:
