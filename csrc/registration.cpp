@@ -13,6 +13,12 @@ STABLE_TORCH_LIBRARY(pst_fast, m) {
       "class_channel_stats_backward(Tensor grad_means, Tensor grad_m2, Tensor pooled, Tensor labels, "
       "Tensor counts, Tensor means) -> Tensor");
   m.def(
+      "max_pool(Tensor features, int kernel_size, int stride, int padding) -> (Tensor maxima, Tensor "
+      "places)");
+  m.def(
+      "max_pool_backward(Tensor grad, Tensor places, SymInt height, SymInt width, int kernel_size, "
+      "int stride, int padding) -> Tensor");
+  m.def(
       "class_pixel_sums(Tensor images, Tensor labels, int num_classes) "
       "-> (Tensor counts, Tensor sums, Tensor products)");
   m.def(

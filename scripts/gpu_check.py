@@ -118,7 +118,8 @@ def exercise(device: torch.device) -> None:
         for features in layouts(torch.randn(shape, device=device)):
             features.requires_grad_()
             _, means, m2 = ops.class_channel_stats(features, labels[: shape[0]], 3, grid=2)
-            (ops.grid_pool(features, 3).sum() + means.sum() + m2.sum()).backward()
+            maxima = ops.max_pool(features, 3, 2, 1)
+            (ops.grid_pool(features, 3).sum() + means.sum() + m2.sum() + maxima.sum()).backward()
     for shape in images:
         for x in layouts(torch.rand(shape, device=device)):
             out = torch.empty_like(x, dtype=torch.float16)

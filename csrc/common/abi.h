@@ -28,6 +28,10 @@ inline bool is_channels_last(const Tensor& t) {
   return true;
 }
 
+inline Tensor as_channels_last(const Tensor& t) {
+  return is_channels_last(t) ? t : torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
+}
+
 enum class Layout { kContiguous, kChannelsLast, kOther };
 
 // A tensor that is both (one channel, or one pixel) counts as contiguous.

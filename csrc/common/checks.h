@@ -5,6 +5,7 @@
 #include "common/abi.h"
 #include "common/draws.h"
 #include "common/views.h"
+#include "common/windows.h"
 
 namespace pst {
 
@@ -23,6 +24,46 @@ inline PoolShape pool_shape(const Tensor& features, int64_t grid) {
                         is_map ? features.size(3) : 1, grid};
   STD_TORCH_CHECK(shape.height > 0 && shape.width > 0, "features must have at least one pixel");
   return shape;
+}
+
+inline Windows windows_of(int64_t height, int64_t width, int64_t kernel_size, int64_t stride,
+                          int64_t padding) {
+  STD_TORCH_CHECK(kernel_size >= 1 && kernel_size <= 16 && stride >= 1 && stride <= (1 << 20),
+                  "kernel_size must be between 1 and 16, stride between 1 and 2**20");
+  STD_TORCH_CHECK(padding >= 0 && 2 * padding <= kernel_size, "padding must be at most half of kernel_size");
+  STD_TORCH_CHECK(height <= (1 << 20) && width <= (1 << 20) && height + 2 * padding >= kernel_size &&
+                      width + 2 * padding >= kernel_size,
+                  "a side must have at least kernel_size pixels, padding included, and at most 2**20");
+  return {static_cast<int32_t>(height), static_cast<int32_t>(width), static_cast<int32_t>(kernel_size),
+          static_cast<int32_t>(stride), static_cast<int32_t>(padding)};
+}
+
+inline Windows check_max_pool(const Tensor& features, int64_t kernel_size, int64_t stride, int64_t padding) {
+  STD_TORCH_CHECK(is_reduced(features.scalar_type()) && features.dim() == 4,
+                  "features must be float32, bfloat16 or float16 [N, C, H, W]");
+  return windows_of(features.size(2), features.size(3), kernel_size, stride, padding);
+}
+
+inline Windows check_max_pool_backward(const Tensor& grad, const Tensor& places, int64_t height,
+                                       int64_t width, int64_t kernel_size, int64_t stride, int64_t padding) {
+  const Windows windows = windows_of(height, width, kernel_size, stride, padding);
+  STD_TORCH_CHECK(is_reduced(grad.scalar_type()) && grad.dim() == 4 && grad.size(2) == windows.out_height() &&
+                      grad.size(3) == windows.out_width(),
+                  "grad must be float32, bfloat16 or float16 [N, C, h, w], with a value for each window");
+  STD_TORCH_CHECK(
+      places.scalar_type() == ScalarType::Byte && same_shape(places, grad) && same_device(places, grad),
+      "places must be uint8, of grad's shape, on its device");
+  return windows;
+}
+
+// For the maxima and their places.
+inline std::tuple<Tensor, Tensor> new_maxima(const Tensor& features, const Windows& windows) {
+  const auto make = [&](ScalarType dtype) {
+    return new_empty(features,
+                     {features.size(0), features.size(1), windows.out_height(), windows.out_width()}, dtype,
+                     MemoryFormat::ChannelsLast);
+  };
+  return {make(features.scalar_type()), make(ScalarType::Byte)};
 }
 
 inline PoolShape unpool_shape(const Tensor& grad, int64_t height, int64_t width, int64_t grid) {

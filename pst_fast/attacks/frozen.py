@@ -9,6 +9,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pst_fast.attacks.activated import activate
+from pst_fast.attacks.pools import MaxPool, replace_max_pools
 from pst_fast.attacks.stem import Blocks, Filled, rearrange_stems
 from pst_fast.precision import computes_in_bf16
 
@@ -20,13 +21,15 @@ def frozen(model: nn.Module) -> nn.Module:
 
     No parameter of it requires gradients, which saves a third of a step's arithmetic. Batch norm uses its
     running statistics, so that a sample's perturbation does not depend on its neighbours in the batch, and
-    where it follows a convolution it is folded into it; biases, sums and ReLUs are computed with their
-    convolution (:mod:`~pst_fast.attacks.activated`), and stems over more channels
-    (:mod:`~pst_fast.attacks.stem`). The copy is channels_last, and bf16 where the device
-    computes in it: its inputs have to be so too (:func:`~pst_fast.attacks.pgd.perturbed_inputs`).
+    where it follows a convolution it is folded into it. Biases, sums and ReLUs are computed with their
+    convolution (:mod:`~pst_fast.attacks.activated`), stems over more channels
+    (:mod:`~pst_fast.attacks.stem`), and maxima by our op (:mod:`~pst_fast.attacks.pools`). The copy is
+    channels_last, and bf16 where the device computes in it: its inputs have to be so too
+    (:func:`~pst_fast.attacks.pgd.perturbed_inputs`).
     """
     model = copy.deepcopy(model)
     rearrange_stems(model)
+    replace_max_pools(model)
     model.eval()
     try:
         model = activate(_fold_batch_norms(fx.GraphModule(model, _Tracer().trace(model))))
@@ -44,10 +47,11 @@ def frozen(model: nn.Module) -> nn.Module:
 
 
 class _Tracer(fx.Tracer):
-    """Convolutions of one's own classes are left whole too, and what looks at its images' size."""
+    """Convolutions of one's own classes are left whole too, and so are the layers put in by us."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d | Blocks | Filled) or super().is_leaf_module(m, module_qualified_name)
+        is_whole = isinstance(m, nn.Conv2d | Blocks | Filled | MaxPool)
+        return is_whole or super().is_leaf_module(m, module_qualified_name)
 
 
 def _fold_batch_norms(traced: fx.GraphModule) -> fx.GraphModule:

@@ -11,6 +11,7 @@ from pst_fast.ops.ar import ar_perturbation
 from pst_fast.ops.augmentation import augment
 from pst_fast.ops.bank import gather_bank, quantize_bank_
 from pst_fast.ops.degradation import View, degrade
+from pst_fast.ops.maxima import max_pool
 from pst_fast.ops.mean import class_mean_step_
 from pst_fast.ops.pixels import class_pixel_sums, one_pixel_search
 from pst_fast.ops.pooling import class_channel_stats, grid_pool
@@ -31,6 +32,7 @@ __all__ = [
     "l2_step_",
     "linf_step",
     "linf_step_",
+    "max_pool",
     "one_pixel_search",
     "quantize_bank_",
 ]

@@ -50,6 +50,13 @@ HAS_CPU, HAS_CUDA = _choose()
 _warned = False
 
 
+def devices_of(op: str) -> frozenset[str]:
+    """Types of devices that the libraries have kernels of ``op`` for; PyTorch's may do on the CPU."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    loaded = [kind for kind, is_loaded in (("cpu", HAS_CPU), ("cuda", HAS_CUDA)) if is_loaded]
+    return frozenset(kind for kind in loaded if has_kernel(f"pst_fast::{op}", kind.upper()))
+
+
 def is_native(device: torch.device | str = "cpu") -> bool:
     """Whether the ops run natively on tensors of ``device`` (otherwise their twins do)."""
     return _use(torch.device(device).type)

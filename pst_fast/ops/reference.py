@@ -41,6 +41,11 @@ def grid_pool(features: Tensor, grid: int = 4) -> Tensor:
     return functional.adaptive_avg_pool2d(wide, grid).flatten(1)
 
 
+def max_pool(features: Tensor, kernel_size: int, stride: int, padding: int = 0) -> Tensor:
+    """Twin of :func:`pst_fast.ops.max_pool`."""
+    return functional.max_pool2d(features, kernel_size, stride, padding)
+
+
 def class_channel_stats(
     features: Tensor, labels: Tensor, num_classes: int, grid: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import pst_fast
 from pst_fast import ops
+from pst_fast.ops._backend import devices_of
 from pst_fast.ops.degradation import _table
 from tests.ops.helpers import lay_out, needs_native, relative_error
 
@@ -22,6 +23,14 @@ def _samples(name: str, device: torch.device) -> list[tuple[Any, ...]]:
     torch.manual_seed(0)
     labels = torch.tensor([0, 2, 2, 0], device=device)
     maps = torch.randn(4, 3, 5, 5, device=device)
+    if name == "max_pool":
+        return [
+            (maps.clone().requires_grad_(), 3, 2, 1),
+            (lay_out(maps, "channels_last").bfloat16().requires_grad_(), 2, 2, 0),
+        ]
+    if name == "max_pool_backward":
+        places = torch.randint(0, 9, (4, 3, 3, 3), dtype=torch.uint8, device=device)
+        return [(maps[:, :, :3, :3].clone(), lay_out(places, "channels_last"), 5, 6, 3, 2, 1)]
     if name == "grid_pool":
         return [
             (maps.clone().requires_grad_(), 2),
@@ -86,6 +95,8 @@ def _samples(name: str, device: torch.device) -> list[tuple[Any, ...]]:
 
 
 NAMES = (
+    "max_pool",
+    "max_pool_backward",
     "grid_pool",
     "grid_pool_backward",
     "class_channel_stats",
@@ -111,10 +122,12 @@ STATIC_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
 @needs_native
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck(device: torch.device, name: str) -> None:
+    if device.type not in devices_of(name):
+        pytest.skip("on the CPU it is PyTorch's own")
     op = getattr(torch.ops.pst_fast, name).default
     for arguments in _samples(name, device):
-        if name == "class_channel_stats":
-            # opcheck's own loss adds up all outputs into the first, which here are integers.
+        if name in ("class_channel_stats", "max_pool"):
+            # opcheck's own loss adds up all outputs, of which some are integers here.
             torch.library.opcheck(op, arguments, test_utils=STATIC_CHECKS)
             arguments = (arguments[0].detach(), *arguments[1:])
         torch.library.opcheck(op, arguments)
