@@ -2,7 +2,8 @@
 
 Theirs: fp32, contiguous, eager, one small op after the other, and a backward pass that computes the gradients
 of the network's weights too, which nobody reads ("frozen": without those; "compiled": without them, and the
-network through torch.compile). Ours: ``pst_fast.attacks.pgd``. Same network, images and number of steps.
+network through torch.compile). On CUDA PyTorch's convolutions take fp32 for TF32, unless they are told not to
+("exact": theirs, told). Ours: ``pst_fast.attacks.pgd``. Same network, images and number of steps.
 
 GFLOP/s counts the forward pass and the gradients of the inputs, next to a matrix product measured in the same
 run. ``--unlearnability`` crafts `em` with both loops and trains a network on either result.
@@ -22,7 +23,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import Timing, compare, matmul_peak, ratio
+from benchmarks.harness import Timing, compare, exact_fp32, matmul_peak, ratio
 from benchmarks.table import TIMES, Column, Table, prepare
 from pst_fast.attacks.alternation import SampleWise
 from pst_fast.attacks.base import ATTACKS
@@ -73,6 +74,7 @@ COLUMNS = (
     Column("ours ms/step", 12, "native_ms", "{:.2f}"),
     Column("spread", 6, "native_spread", "{:.0%}"),
     Column("published", 9, "published_ratio", TIMES),
+    Column("exact", 6, "exact_ratio", TIMES),
     Column("frozen", 7, "frozen_ratio", TIMES),
     Column("compiled", 8, "compiled_ratio", TIMES),
     Column("GFLOP/s", 8, "gigaflops_per_second", "{:.0f}"),
@@ -134,7 +136,13 @@ def measure(
     def crafted(key: str) -> Tensor:
         return loops[key].run_(x, torch.zeros_like(x), labels, steps=STEPS)
 
+    def exact() -> Tensor:
+        with exact_fp32():
+            return crafted("published")
+
     candidates: dict[str, Callable[[], object]] = {key: partial(crafted, key) for key in loops}
+    if device.type == "cuda":
+        candidates["exact"] = exact
     same = (crafted("native").sign() == crafted("published").sign()).float().mean().item()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(x)
@@ -149,7 +157,7 @@ def measure(
         "gigaflops_per_second": flops / native.milliseconds / 1e6,
         "same_signs": same,
     }
-    for key in ("published", "frozen", "compiled"):
+    for key in ("published", "exact", "frozen", "compiled"):
         time = times.get(key)
         row[f"{key}_ms"] = None if time is None else time.milliseconds / STEPS
         row[f"{key}_spread"] = None if time is None else time.spread

@@ -4,12 +4,25 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+
+@contextmanager
+def exact_fp32() -> Iterator[None]:
+    """CUDA's convolutions compute fp32 as fp32, and not in TF32, which is PyTorch's default."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
 
 STEADY = 0.2
 """The largest spread at which a ratio of two medians is worth printing."""

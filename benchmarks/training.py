@@ -3,12 +3,13 @@
 Ours is ``pst_fast.train``: a loader on the device, the fused augmentation, a channels_last network, fused
 SGD, bf16 where the device computes in it; on CUDA with ``--compile`` ("default": without it). The baseline is
 what a training script of published code does: PIL and torchvision's transforms in a ``DataLoader`` with one
-worker a core, fp32, contiguous, eager ("compiled": its network through torch.compile). Same network, images,
-batches and augmentations; a repetition is an epoch of ten batches, so that neither side has its batches
-prepared while the other one is timed. "input" is what each side needs for the batches alone, as a share of
-its epoch (the baseline's workers do it meanwhile, where there are cores to spare). "a check" is what one of
-`pst` costs, in steps; "ACM" what all of them do, as a share of the steps of a training that is as long as 30
-epochs of CIFAR-10 in batches of 128.
+worker a core, fp32, contiguous, eager ("compiled": its network through torch.compile; "exact", on CUDA: fp32
+convolutions that are not TF32, PyTorch's default). Same network, images, batches and augmentations; a
+repetition is an epoch of ten batches, so that neither side has its batches prepared while the other one is
+timed. "input" is what each side needs for the batches alone, as a share of its epoch (the baseline's workers
+do it meanwhile, where there are cores to spare). "a check" is what one of `pst` costs, in steps; "ACM" what
+all of them do, as a share of the steps of a training that is as long as 30 epochs of CIFAR-10 in batches of
+128.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import compare, matmul_peak, ratio
+from benchmarks.harness import compare, exact_fp32, matmul_peak, ratio
 from benchmarks.table import TIMES, Column, Table, prepare
 from pst_fast.data.beton import write_beton
 from pst_fast.data.loaders import make_loader
@@ -61,6 +62,7 @@ COLUMNS = (
     Column("img/s", 7, "images_per_second", "{:.0f}"),
     Column("default", 7, "default_ratio", TIMES),
     Column("naive", 7, "naive_ratio", TIMES),
+    Column("exact", 6, "exact_ratio", TIMES),
     Column("compiled", 8, "compiled_ratio", TIMES),
     Column("GFLOP/s", 8, "gigaflops_per_second", "{:.0f}"),
     Column("of matmul", 9, "fraction_of_matmul", "{:.0%}"),
@@ -218,6 +220,11 @@ class Naive:
             loss.backward()
             self.optimizer.step()
 
+    def exact_epoch(self) -> None:
+        """The same, no convolution in TF32."""
+        with exact_fp32():
+            self.epoch()
+
     def inputs(self) -> None:
         """The same batches, and nothing done with them."""
         for images, _ in self.loader:
@@ -236,6 +243,8 @@ def measure(
         torch.compiler.reset()
         ours = Ours(setting, device, Path(folder), compiled=graphed)
         epochs: dict[str, Callable[[], object]] = {"native": ours.epoch, "naive": naive.epoch}
+        if device.type == "cuda":
+            epochs["exact"] = naive.exact_epoch
         if graphed:
             epochs["default"] = Ours(setting, device, Path(folder)).epoch
         if compiled:
@@ -265,7 +274,7 @@ def measure(
         "acm_steps": parts["acm"].milliseconds / step_ms,
         "acm_share": CHECKS * parts["acm"].milliseconds / LENGTH / step_ms,
     }
-    for key in ("default", "naive", "compiled"):
+    for key in ("default", "naive", "exact", "compiled"):
         time = times.get(key)
         row[f"{key}_ms"] = time and time.milliseconds / BATCHES
         row[f"{key}_spread"] = time and time.spread
