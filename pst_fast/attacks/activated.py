@@ -15,8 +15,8 @@ from torch import Tensor, fx, nn
 
 aten = torch.ops.aten
 
-_Where = tuple[Any, Any, Any, int]
-"""A convolution's stride, padding and dilation, by side, and its groups."""
+_Where = tuple[Any, Any, Any]
+"""A convolution's stride, padding and dilation, by side."""
 
 
 class ActivatedConv(nn.Module):
@@ -29,7 +29,7 @@ class ActivatedConv(nn.Module):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
-        self.where: _Where = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self.where: _Where = (conv.stride, conv.padding, conv.dilation)
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         x = x.to(self.weight.dtype)
@@ -42,7 +42,7 @@ class ActivatedConv(nn.Module):
 
     def _shape(self, x: Tensor) -> tuple[int, ...]:
         """Of the result."""
-        stride, padding, dilation, _ = self.where
+        stride, padding, dilation = self.where
         sides = zip(x.shape[2:], self.weight.shape[2:], stride, padding, dilation, strict=True)
         return (
             len(x),
@@ -57,9 +57,9 @@ class _Activated(torch.autograd.Function):
         ctx: Any, x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor | None, where: _Where
     ) -> Tensor:
         if x.is_cuda and shortcut is None:
-            out = aten.cudnn_convolution_relu(x, weight, bias, *where)
+            out = aten.cudnn_convolution_relu(x, weight, bias, *where, 1)
         elif x.is_cuda:
-            out = aten.cudnn_convolution_add_relu(x, weight, shortcut, 1.0, bias, *where)
+            out = aten.cudnn_convolution_add_relu(x, weight, shortcut, 1.0, bias, *where, 1)
         else:
             out = F.conv2d(x, weight, bias, *where)
             out = (out if shortcut is None else out.add_(shortcut)).relu_()
@@ -70,19 +70,26 @@ class _Activated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, out = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.where
         grad = aten.threshold_backward(grad, out, 0)
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x, _, _ = aten.convolution_backward(
-                grad, x, weight, None, stride, padding, dilation, False, (0, 0), groups, (True, False, False)
+                grad, x, weight, None, *ctx.where, False, (0, 0), 1, (True, False, False)
             )
         return of_x, grad if ctx.needs_input_grad[1] else None, None, None, None
 
 
 def can_be_activated(module: nn.Module) -> bool:
-    """Whether it is a convolution as PyTorch makes it, padded with zeros."""
-    return type(module) is nn.Conv2d and module.padding_mode == "zeros" and isinstance(module.padding, tuple)
+    """Whether it is a convolution as PyTorch makes it, padded with zeros, of all channels with all.
+
+    For those with groups PyTorch has kernels of its own.
+    """
+    return (
+        type(module) is nn.Conv2d
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+        and isinstance(module.padding, tuple)
+    )
 
 
 def activate(traced: fx.GraphModule) -> fx.GraphModule:

@@ -29,19 +29,21 @@ class Block(nn.Module):
 
 
 class Neither(nn.Module):
-    """ReLUs of a convolution that is read twice, one that runs twice, one and a number, none."""
+    """ReLUs of a convolution that is read twice, runs twice, has a number added, or groups; or of none."""
 
     def __init__(self) -> None:
         super().__init__()
         self.read_twice, self.runs_twice, self.moved, self.norm = conv(), conv(), conv(), nn.BatchNorm2d(4)
         self.circular = nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
+        self.grouped = nn.Conv2d(4, 4, 3, groups=2)
 
     def forward(self, x):
         y = self.read_twice(x)
         y = torch.relu(y) + y
         y = torch.relu(self.runs_twice(torch.relu(self.runs_twice(y))))
         y = torch.relu(self.moved(y) + 1)
-        return torch.relu(self.norm(torch.relu(self.circular(y))))
+        y = torch.relu(self.norm(torch.relu(self.circular(y))))
+        return torch.relu(self.grouped(y))
 
 
 class Broadcast(nn.Module):
