@@ -24,7 +24,7 @@ OTHERS = {
 
 def main() -> int:
     """Parse the command line and run; the exit code is that of :func:`pst_fast.cli.exits.exit_code`."""
-    return exit_code(lambda: _run(sys.argv[1:]), "stopped; nothing was written")
+    return exit_code(lambda: _run(sys.argv[1:]), "stopped; --json has the rows so far")
 
 
 def _run(rest: list[str]) -> None:
@@ -51,14 +51,11 @@ def _tables(names: list[str], rest: list[str]) -> None:
     for module in modules.values():
         module.add_arguments(parser)
     args = parser.parse_args(rest)
-    if args.compare:
-        table.read_documents(args.compare)
-    documents = {}
+    args.earlier = table.read_documents(args.compare) if args.compare else {}
+    args.documents = table.Documents(args.json)
     for name, module in modules.items():
-        documents[name] = module.run(args)
+        args.documents.put(name, module.run(args))
         print()
-    if args.json:
-        table.write_documents(args.json, documents)
 
 
 if __name__ == "__main__":

@@ -64,14 +64,35 @@ _EARLIER = Column("earlier/now", 11, "earlier_ratio", TIMES)
 
 
 @dataclass
+class Documents:
+    """The figures of some benchmarks, and a file that has what there is of them.
+
+    Args:
+        path: The file, written anew with every row; None: there is none.
+        tables: Figures by the benchmark's name.
+    """
+
+    path: Path | None
+    tables: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def put(self, name: str, document: dict[str, Any]) -> None:
+        """Keep a benchmark's figures in the place of those that it had."""
+        self.tables[name] = document
+        if self.path:
+            date = datetime.now(UTC).date().isoformat()
+            write_json(self.path, {"date": date, "environment": environment(), "benchmarks": self.tables})
+
+
+@dataclass
 class Table:
-    """Rows, printed as they come.
+    """Rows, printed and written as they come.
 
     Args:
         name: The benchmark's.
         device: Where it runs.
         columns: What is printed of a row. Names, which tell rows apart, have the format ``{}``.
-        args: The benchmark's options.
+        args: The benchmark's options, and beside them ``earlier``, what ``--compare`` has, by name, and
+            ``documents``.
         facts: Whatever belongs to all rows: roofs.
     """
 
@@ -83,7 +104,12 @@ class Table:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        earlier = read_rows(self.args.compare, self.name) if self.args.compare else []
+        earlier = self.args.earlier.get(self.name, {"rows": []})["rows"]
+        if not all(isinstance(row, dict) and isinstance(row.get("native_ms"), float) for row in earlier):
+            raise InputError(
+                f"{self.args.compare}: expected a file that --json wrote, but rows of {self.name} have no "
+                "native_ms"
+            )
         self._earlier = {self._key(row): row["native_ms"] for row in earlier}
         if self.args.compare:
             self.columns = [*self.columns, _EARLIER]
@@ -96,6 +122,7 @@ class Table:
     def add(self, row: dict[str, Any]) -> None:
         """Print a row and keep it; its ``native_ms`` is what an earlier run is compared by."""
         self.rows.append(row)
+        self.args.documents.put(self.name, self.document())
         before = self._earlier.get(self._key(row))
         earlier = None if before is None else before / row["native_ms"]
         self._print(column.cell({**row, "earlier_ratio": earlier}) for column in self.columns)
@@ -118,14 +145,8 @@ class Table:
         print("  ".join(f"{c:{'<' if o.form == '{}' else '>'}{o.width}}" for c, o in pairs), flush=True)
 
 
-def write_documents(path: Path, documents: dict[str, dict[str, Any]]) -> None:
-    """Write the figures of some benchmarks, by their names."""
-    date = datetime.now(UTC).date().isoformat()
-    write_json(path, {"date": date, "environment": environment(), "benchmarks": documents})
-
-
 def read_documents(path: Path) -> dict[str, dict[str, Any]]:
-    """What :func:`write_documents` wrote.
+    """What :class:`Documents` wrote.
 
     Raises:
         InputError: The file is something else.
@@ -135,11 +156,3 @@ def read_documents(path: Path) -> dict[str, dict[str, Any]]:
         return {name: {**document, "rows": list(document["rows"])} for name, document in documents.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: expected a file that --json wrote ({error!r})") from error
-
-
-def read_rows(path: Path, name: str) -> list[dict[str, Any]]:
-    """Rows of one benchmark from such a file; none if it was not run."""
-    rows = read_documents(path).get(name, {"rows": []})["rows"]
-    if not all(isinstance(row, dict) and isinstance(row.get("native_ms"), float) for row in rows):
-        raise InputError(f"{path}: expected a file that --json wrote, but rows of {name} have no native_ms")
-    return rows

@@ -67,6 +67,20 @@ def test_what_fails_or_takes_too_long_is_named_and_the_rest_runs(
     assert set(found["benchmarks"]) == {"ops", "training"}
 
 
+def test_a_table_without_time_leaves_its_rows_beside_a_whole_one(
+    gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def runs_out(command: list[str], limit: float) -> None:
+        Path(command[-1]).write_text(json.dumps({"benchmarks": {"ops": {"rows": [{"op": "augment"}]}}}))
+        raise subprocess.TimeoutExpired(command, limit)
+
+    monkeypatch.setattr(gpu_check, "_run", runs_out)
+    tables: dict[str, Any] = {"ops": {"rows": [1, 2]}}
+    with pytest.raises(subprocess.TimeoutExpired):
+        gpu_check.run_table(("ops",), 7, tables)
+    assert tables == {"ops": {"rows": [1, 2]}, "ops, in part": {"rows": [{"op": "augment"}]}}
+
+
 @pytest.mark.parametrize(
     ("text", "errors"),
     [

@@ -10,6 +10,7 @@ import torch
 from benchmarks import crafting, ops, training
 from benchmarks.__main__ import main
 from benchmarks.cases.base import Case
+from benchmarks.table import Table, read_documents
 from tests.ops.helpers import needs_native, relative_error
 
 CPU = torch.device("cpu")
@@ -54,6 +55,21 @@ def test_rows_and_their_comparison(
         assert line.endswith("x")
         assert float(line.split()[-1][:-1]) > 1000
     assert [line.split()[0] for line in means.splitlines()[1:]] == ["grid_pool", "linf_step_"]
+
+
+@needs_native
+def test_what_is_stopped_leaves_the_rows_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, add = tmp_path / "ops.json", Table.add
+
+    def stop_after_two(table: Table, row: dict[str, Any]) -> None:
+        add(table, row)
+        if len(table.rows) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Table, "add", stop_after_two)
+    command = ["ops", "--only", "linf_step_", "--no-compile", "--seconds", "0", "--best", "--json", str(path)]
+    run(monkeypatch, *command, ends_with=130)
+    assert len(read_documents(path)["ops"]["rows"]) == 2
 
 
 def test_the_mean_of_an_op_is_over_the_rows_that_have_a_ratio() -> None:
