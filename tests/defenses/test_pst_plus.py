@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from pst_fast import ops
 from pst_fast.data.beton import write_beton
 from pst_fast.data.demo import draw
 from pst_fast.defenses.base import DEFENSES
@@ -21,14 +22,15 @@ from pst_fast.defenses.ladder import (
     SMOOTH,
     STAGES,
     Sign,
+    Stage,
     next_stage,
 )
 from pst_fast.defenses.pst_plus import PSTPlus
 from pst_fast.manifest import build_stage, read_manifest
 from pst_fast.models import create_model
 from pst_fast.ops import View
-from pst_fast.pst import find_stages
-from pst_fast.train.augmentation import COLOUR
+from pst_fast.pst import ActivationClusterMeasurement, find_stages
+from pst_fast.train.augmentation import COLOUR, normalise
 from pst_fast.train.averaging import Averaged
 from pst_fast.train.following import Following
 from tests.train.test_trainer import run, settings
@@ -142,6 +144,26 @@ def test_checks_come_every_thirteen_steps_and_then_after_a_seventh_of_the_steps_
     walk(defense, model, 500)
     assert seen[:9] == [13, 26, 39, 52, 65, 78, 91, 104, 118]
     assert seen[-3:] == [384, 438, 500] and len(seen) == 20
+
+
+def test_a_check_measures_all_views_of_a_stage_at_once(monkeypatch):
+    torch.manual_seed(0)
+    model = create_model("resnet10", num_classes=3, width=8, image_size=16)
+    images, labels = torch.randint(256, (30, 16, 16, 3), dtype=torch.uint8), torch.arange(30) % 3
+    acm = ActivationClusterMeasurement(model, normalise(images), labels)
+    optimizer, defense = torch.optim.SGD(model.parameters(), lr=0.1), PSTPlus()
+    fit = SimpleNamespace(averaged=Averaged(model, 0.0), optimizer=optimizer, acm=acm, probe_images=images)
+    defense.start(fit)
+    alone = {view: acm(normalise(ops.degrade(images, [view], seed=0, offset=0))) for view in STAGES[0].views}
+    measured = []
+    monkeypatch.setattr(Stage, "trapped", lambda stage, found: measured.append(found) or [])
+    under = acm.under
+    monkeypatch.setattr(acm, "under", lambda views: measured.append(len(views)) or under(views))
+    defense._check()
+    count, found = measured
+    assert count == len(alone) == 3
+    for view, values in alone.items():
+        assert found[view] == pytest.approx(list(values.values()), rel=1e-4)
 
 
 def test_without_a_trap_it_is_training_with_colour_jitter():
