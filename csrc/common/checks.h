@@ -230,13 +230,15 @@ inline AugmentSettings augment_settings(int64_t seed, int64_t offset, int64_t pa
   settings.padding = static_cast<uint32_t>(padding);
   settings.flip = flip;
   const double strengths[4] = {brightness, contrast, saturation, hue};
+  bool adjusts = false;
   for (int kind = 0; kind < 4; ++kind) {
     const double strength = strengths[kind];
     settings.enabled[kind] = strength > 0;
+    adjusts |= settings.enabled[kind];
     settings.low[kind] = static_cast<float>(kind == kHue ? -strength : (strength < 1 ? 1 - strength : 0.0));
     settings.high[kind] = static_cast<float>(kind == kHue ? strength : 1 + strength);
   }
-  settings.jitter_probability = jitter_probability;
+  settings.jitter_probability = adjusts ? jitter_probability : 0.0;  // no sample passes for one that changes
   settings.grey_probability = grey_probability;
   return settings;
 }

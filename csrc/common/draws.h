@@ -14,11 +14,8 @@ struct AugmentSettings {
   bool flip;
   float low[4], high[4];  // range of each adjustment's factor, by Adjustment
   bool enabled[4];
-  double jitter_probability, grey_probability;
+  double jitter_probability, grey_probability;  // the first is 0 where no adjustment is enabled
 
-  bool any_adjustment() const {
-    return jitter_probability > 0 && (enabled[0] || enabled[1] || enabled[2] || enabled[3]);
-  }
   bool needs_mean() const { return jitter_probability > 0 && enabled[kContrast]; }
 };
 
@@ -44,17 +41,23 @@ PST_INLINE void permutation(uint32_t index, uint8_t* order) {
   }
 }
 
-PST_INLINE AugmentDraws draw(const AugmentSettings& settings, uint32_t position) {
+// The window, its flip, and whether colours are jittered; nothing more of colours.
+PST_INLINE AugmentDraws draw_window(const AugmentSettings& settings, uint32_t position) {
   const Words geometry = philox(settings.seed, settings.offset, position, 0);
-  const Words colour = philox(settings.seed, settings.offset, position, 1);
-  const Words rest = philox(settings.seed, settings.offset, position, 2);
-  AugmentDraws draws;
+  AugmentDraws draws{};
   const uint32_t shifts = 2 * settings.padding + 1;
   const int32_t padding = static_cast<int32_t>(settings.padding);
   draws.top = static_cast<int32_t>(below(geometry.word[0], shifts)) - padding;
   draws.left = static_cast<int32_t>(below(geometry.word[1], shifts)) - padding;
   draws.flip = settings.flip && uniform(geometry.word[2]) < 0.5f;
   draws.jitter = static_cast<double>(uniform(geometry.word[3])) < settings.jitter_probability;
+  return draws;
+}
+
+PST_INLINE AugmentDraws draw(const AugmentSettings& settings, uint32_t position) {
+  const Words colour = philox(settings.seed, settings.offset, position, 1);
+  const Words rest = philox(settings.seed, settings.offset, position, 2);
+  AugmentDraws draws = draw_window(settings, position);
   for (int kind = 0; kind < 4; ++kind) {
     // Exact in double but for the last rounding: the same with or without a fused multiply-add.
     const double range = static_cast<double>(settings.high[kind] - settings.low[kind]);

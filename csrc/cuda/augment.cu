@@ -37,10 +37,12 @@ struct Work {
   int64_t row;
 };
 
-// Run by one thread; the others read the result from shared memory.
+// Run by one thread; the others read the result from shared memory. kPlain: no sample's colours change.
+template <bool kPlain>
 __device__ void start_work(const Job& job, Work* work) {
   const int64_t sample = blockIdx.x / job.parts;
-  work->draws = draw(job.settings, static_cast<uint32_t>(sample));
+  const auto position = static_cast<uint32_t>(sample);
+  work->draws = kPlain ? draw_window(job.settings, position) : draw(job.settings, position);
   work->row = job.index == nullptr ? sample : job.index[sample * job.index_stride];
   if (work->row < 0 || work->row >= job.rows) {
     printf("pst_fast::augment: index must be in [0, %lld), got %lld\n", static_cast<long long>(job.rows),
@@ -189,9 +191,9 @@ __device__ __forceinline__ double sum_grey(const Job& job, const Work& work, Pix
 }
 
 // The first of two launches where an image has several blocks and contrast needs its mean.
-__global__ void __launch_bounds__(kThreads) write_sums(Job job) {
+__global__ void __launch_bounds__(kThreads, 4) write_sums(Job job) {
   __shared__ Work work;
-  if (threadIdx.x == 0) start_work(job, &work);
+  if (threadIdx.x == 0) start_work<false>(job, &work);
   __syncthreads();
   if (!work.draws.jitter) return;
   Pixel last[kRun];
@@ -343,12 +345,21 @@ __device__ __forceinline__ void write_coloured(const Job& job, const Work& work,
   });
 }
 
+// Where no sample's colours change, and rows are whole packs: a kernel of fewer registers.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) write_all_plain(Job job, T* __restrict__ out) {
+  __shared__ Work work;
+  if (threadIdx.x == 0) start_work<true>(job, &work);
+  __syncthreads();
+  write_plain(job, work, blockIdx.x / job.parts, out);
+}
+
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 4) write_augmented(Job job, T* __restrict__ out) {
   __shared__ Work work;
   __shared__ float mean;
   const int64_t sample = blockIdx.x / job.parts;
-  if (threadIdx.x == 0) start_work(job, &work);
+  if (threadIdx.x == 0) start_work<false>(job, &work);
   __syncthreads();
   if (job.is_wide && !work.draws.jitter && !work.draws.grey) {
     write_plain(job, work, sample, out);
@@ -415,9 +426,11 @@ static Tensor augment(const Tensor& images, const MaybeTensor& index, const Mayb
     job.sums = sums.mutable_data_ptr<double>();
     launch.run(write_sums, blocks)(job);
   }
+  const bool is_plain = job.settings.jitter_probability <= 0 && job.settings.grey_probability <= 0;
   dispatch_reduced(dtype, [&](auto type) {
     using T = decltype(type);
-    launch.run(write_augmented<T>, blocks)(job, static_cast<T*>(out.mutable_data_ptr()));
+    const auto kernel = is_plain && job.is_wide ? write_all_plain<T> : write_augmented<T>;
+    launch.run(kernel, blocks)(job, static_cast<T*>(out.mutable_data_ptr()));
   });
   return out;
 }
