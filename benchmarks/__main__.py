@@ -24,7 +24,9 @@ OTHERS = {
 
 def main() -> int:
     """Parse the command line and run; the exit code is that of :func:`pst_fast.cli.exits.exit_code`."""
-    return exit_code(lambda: _run(sys.argv[1:]), "stopped; --json has the rows so far")
+    others = set(OTHERS) & set(sys.argv[1:2])
+    words = "stopped; nothing was written" if others else "stopped; the file of --json has the rows so far"
+    return exit_code(lambda: _run(sys.argv[1:]), words)
 
 
 def _run(rest: list[str]) -> None:
