@@ -12,18 +12,6 @@ from typing import Any
 
 import torch
 
-
-@contextmanager
-def exact_fp32() -> Iterator[None]:
-    """CUDA's convolutions compute fp32 as fp32, and not in TF32, which is PyTorch's default."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
 STEADY = 0.2
 """The largest spread at which a ratio of two medians is worth printing."""
 
@@ -54,6 +42,17 @@ def ratio(slow: Timing | None, fast: Timing, best: bool = False) -> float | None
     if slow is None or (not best and max(slow.spread, fast.spread) > STEADY):
         return None
     return slow.milliseconds / fast.milliseconds
+
+
+@contextmanager
+def exact_fp32() -> Iterator[None]:
+    """CUDA's convolutions compute fp32 as fp32, and not in TF32, which is PyTorch's default."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def compare(
