@@ -152,7 +152,7 @@ def test_another_number_of_processes_goes_on_where_one_was_killed(tmp_path: Path
 def test_what_cannot_be_used_is_told_once(tmp_path: Path) -> None:
     code, _, error = finish(begin(tmp_path, 2, "--attacks", "nope"))
     assert code != 0
-    assert error.count("error: unknown attack 'nope'") == 1
+    assert error.count("error: --attacks nope: unknown attack 'nope'") == 1
     assert "pst_fast/" not in error
     (tmp_path / "file").write_text("in the way")
     code, _, error = finish(begin(tmp_path / "file", 2))
