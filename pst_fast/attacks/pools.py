@@ -1,5 +1,7 @@
 """Max-pooling layers by our op: PyTorch's gradient of them takes long on CUDA."""
 
+from typing import TypeGuard
+
 from torch import Tensor, nn
 
 from pst_fast import ops
@@ -16,7 +18,7 @@ class MaxPool(nn.Module):
         return ops.max_pool(x, *self.windows)
 
 
-def can_be_replaced(module: nn.Module) -> bool:
+def can_be_replaced(module: nn.Module) -> TypeGuard[nn.MaxPool2d]:
     """Whether its windows are square, of at most 16 pixels a side, and its answer is the maxima alone."""
     return (
         type(module) is nn.MaxPool2d
@@ -31,7 +33,7 @@ def can_be_replaced(module: nn.Module) -> bool:
 def replace_max_pools(model: nn.Module) -> None:
     """Put a :class:`MaxPool` in the place of every layer that can be replaced."""
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.MaxPool2d) and can_be_replaced(module):
+        if can_be_replaced(module):
             model.set_submodule(name, MaxPool(module))
 
 
