@@ -180,8 +180,8 @@ def activate(traced: fx.GraphModule) -> fx.GraphModule:
             relu.replace_all_uses_with(traced.graph.call_module(conv.target, (*conv.args, *shortcut)))
         for node in (*replaced, conv):
             traced.graph.erase_node(node)
-    _chain(traced)
     _mask_maxima(traced)
+    _chain(traced)
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced

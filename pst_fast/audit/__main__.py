@@ -66,7 +66,9 @@ def _audit(config: AuditConfig) -> None:
     from pst_fast.cli.terminal import Terminal
     from pst_fast.files import write_json
     from pst_fast.manifest import environment
+    from pst_fast.memory import keep_freed_memory
 
+    keep_freed_memory()
     for flag, value, least in (
         ("samples", config.samples, 100),
         ("epochs", config.epochs, 0),

@@ -111,6 +111,7 @@ def chains(model: nn.Module) -> list[tuple[int, bool]]:
         (Broadcast(), 1),
         (Pooled(), 2),
         (NoResidual(), 2),
+        (nn.Sequential(conv(), nn.ReLU(), conv(), nn.ReLU(), MaxPool(nn.MaxPool2d(2)), conv(), nn.ReLU()), 3),
     ],
 )
 def test_one_by_one_they_give_the_same_bits(model, activated, monkeypatch):
@@ -192,6 +193,12 @@ def test_blocks_are_chains_and_other_sums_are_not():
 def test_the_gradient_of_maxima_comes_masked_where_nothing_else_reads_the_map():
     model = activate(traced(Pooled()))
     assert (model.first.masked, model.second.masked) == (True, False)
+    vgg = nn.Sequential(conv(), nn.ReLU(), conv(), nn.ReLU(), MaxPool(nn.MaxPool2d(2)), conv(), nn.ReLU())
+    assert [m.masked for m in activate(traced(vgg)).modules() if isinstance(m, ActivatedConv)] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_frozen_resnets_have_them_wherever_there_is_a_relu():
