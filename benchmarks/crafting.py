@@ -175,11 +175,14 @@ def settle(model: nn.Module, size: int) -> None:
 
 class _PublishedAlternation(SampleWise):
     def descent(self) -> LinfPGD:
-        return PublishedPGD(  # type: ignore[return-value]
+        descent = PublishedPGD(
             self.surrogate.model,
             step_size=self.recipe.relative_step * self.epsilon,
             epsilon=self.epsilon,
         )
+        # Errors are counted on inputs that may be bf16.
+        descent.model.register_forward_pre_hook(lambda model, inputs: (inputs[0].float(),))
+        return descent  # type: ignore[return-value]
 
 
 def unlearnability(device: torch.device) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from benchmarks import crafting, ops, training
 from benchmarks.__main__ import main
 from benchmarks.cases.base import Case
 from benchmarks.table import Table, read_documents
+from pst_fast.models import create_model
 from tests.ops.helpers import needs_native, relative_error
 
 CPU = torch.device("cpu")
@@ -123,6 +125,15 @@ def test_a_case_asks_the_same_of_both(case: Case) -> None:
         results.append([*parts, *(v for v in options.values() if torch.is_tensor(v))])
     for value, expected in zip(*results, strict=True):
         assert relative_error(value.float(), expected.float()) < 0.02
+
+
+def test_the_published_loop_counts_errors_on_bf16_inputs_too() -> None:
+    network = create_model("resnet10", num_classes=3, width=8, image_size=16)
+    alternation = SimpleNamespace(
+        surrogate=SimpleNamespace(model=network), recipe=SimpleNamespace(relative_step=0.1), epsilon=8 / 255
+    )
+    model = crafting._PublishedAlternation.descent(alternation).model  # type: ignore[arg-type]
+    assert model(torch.zeros(2, 3, 16, 16, dtype=torch.bfloat16)).dtype == torch.float32
 
 
 def test_both_loops_take_the_same_steps() -> None:
