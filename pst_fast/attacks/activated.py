@@ -127,9 +127,9 @@ class _Activated(torch.autograd.Function):
         if not ctx.convs[-1].masked:
             grad = aten.threshold_backward(grad, out, 0)
         of_x, of_map = None, grad
-        for conv, map in zip(reversed(ctx.convs[1:]), reversed(maps), strict=True):
-            of_map = conv.input_gradient(of_map, map)
-            aten.threshold_backward.grad_input(of_map, map, 0, grad_input=of_map)
+        for conv, read in zip(reversed(ctx.convs[1:]), reversed(maps), strict=True):
+            of_map = conv.input_gradient(of_map, read)
+            aten.threshold_backward.grad_input(of_map, read, 0, grad_input=of_map)
         if ctx.needs_input_grad[0]:
             of_x = ctx.convs[0].input_gradient(of_map, x, grad if ctx.residual else None)
         return of_x, grad if ctx.needs_input_grad[1] else None, None, None

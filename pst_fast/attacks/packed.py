@@ -36,9 +36,10 @@ class PackedConv:
 
     def __init__(self, weight: Tensor, where: Where, x: Tensor) -> None:
         self._key = _key(weight, x)
-        self._weight, self._where = weight, where
-        self._forward = _Packed(weight, where, x)
-        self._turned = _turned(weight, where)
+        # Held, so that no other weights can come to lie at the address in the key.
+        self._weight, self._where = weight.detach(), where
+        self._forward = _Packed(self._weight, where, x)
+        self._turned = _turned(self._weight, where)
         self._backward: _Packed | None = None
 
     def fits(self, weight: Tensor, x: Tensor) -> bool:
@@ -71,13 +72,12 @@ def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, where: Where, more: 
 
 
 class _Packed:
-    """Weights for inputs of one shape."""
+    """Weights, detached ones, for inputs of one shape."""
 
     def __init__(self, weight: Tensor, where: Where, x: Tensor) -> None:
         stride, padding, dilation = where
         self._where = (list(padding), list(stride), list(dilation), 1)
-        dense = weight.detach().to_mkldnn()
-        self._weight = aten.mkldnn_reorder_conv2d_weight(dense, *self._where, list(x.shape))
+        self._weight = aten.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *self._where, list(x.shape))
 
     def __call__(self, x: Tensor, bias: Tensor | None, shortcut: Tensor | None, *, relu: bool) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)

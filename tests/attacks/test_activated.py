@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from pst_fast.attacks.activated import ActivatedChain, ActivatedConv, activate
-from pst_fast.attacks.frozen import frozen
+from pst_fast.attacks.frozen import _Tracer, frozen
 from pst_fast.attacks.pools import MaxPool
 from pst_fast.models import create_model
 from tests.attacks.test_frozen import outputs_and_gradient, randomise
@@ -84,13 +84,8 @@ class Broadcast(nn.Module):
         return torch.relu(self.conv(x) + self.gate(x.mean((2, 3), keepdim=True)))
 
 
-class Tracer(fx.Tracer):
-    def is_leaf_module(self, m, module_qualified_name):
-        return isinstance(m, MaxPool) or super().is_leaf_module(m, module_qualified_name)
-
-
 def traced(model: nn.Module) -> fx.GraphModule:
-    return fx.GraphModule(model, Tracer().trace(model))
+    return fx.GraphModule(model, _Tracer().trace(model))
 
 
 def count(model: nn.Module) -> int:
